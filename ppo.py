@@ -55,6 +55,10 @@ class Config:
     def __post_init__(self):
         check_config(self)
 
+    @property
+    def num_updates(self):
+        return self.total_timesteps // (self.num_envs * self.num_steps)
+
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
@@ -337,11 +341,10 @@ def make_train(config, loss_fn=ppo_loss):
     network = make_network(config)
     init_carry, act = make_policy(config)
     rollout_size = config.num_envs * config.num_steps
-    total_updates = config.total_timesteps // rollout_size
 
     def learning_rate(num_minibatch_updates):
         done_updates = num_minibatch_updates // (config.num_minibatches * config.update_epochs)
-        return config.lr * (1.0 - done_updates / total_updates if config.anneal_lr else 1.0)  # G4
+        return config.lr * (1.0 - done_updates / config.num_updates if config.anneal_lr else 1.0)  # G4
 
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),  # G11
@@ -451,7 +454,7 @@ def make_train(config, loss_fn=ppo_loss):
         }
         return state, metrics
 
-    def train(key, state=None, num_updates=total_updates):
+    def train(key, state=None, num_updates=config.num_updates):
         state = init(key) if state is None else state
         return jax.lax.scan(update, state, None, length=num_updates)
 

@@ -1,0 +1,112 @@
+"""Checkpoints of one batch of members: orbax writes them atomically, a digest finds damage, nothing is pickled."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from runner.errors import UsageError
+
+KEEP = 2  # the newest ones; the older of the two is there in case the newest is damaged
+
+
+def to_host(state, count):
+    """The first count members of a state as numpy arrays, PRNG keys as their raw words."""
+
+    def fetch(x):
+        return np.asarray(jax.random.key_data(x) if is_key(x) else x)[:count]
+
+    return jax.tree.map(fetch, state)
+
+
+def from_host(arrays, like):
+    """Undoes to_host: raw words become PRNG keys again wherever `like`, a state's shapes and dtypes, has them."""
+    return jax.tree.map(lambda x, shape: jax.random.wrap_key_data(x) if is_key(shape) else x, arrays, like)
+
+
+def host_shapes(like, count):
+    """Shapes and dtypes of what to_host makes of a state with the shapes and dtypes `like`."""
+    raw = jax.eval_shape(lambda: jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, zeros(like)))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), raw)
+
+
+def zeros(like):
+    return jax.tree.map(
+        lambda x: jax.random.split(jax.random.key(0), x.shape) if is_key(x) else jnp.zeros(x.shape, x.dtype), like
+    )
+
+
+def is_key(x):
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def digest(arrays):
+    """SHA-256 over all bytes of a tree of numpy arrays."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()
+
+
+class Loaded(NamedTuple):
+    """The newest whole checkpoint; update 0 and no arrays if there is none."""
+
+    update: int
+    arrays: Any
+    notes: dict
+    damaged: list[str]  # newer ones, skipped and deleted
+
+
+class Checkpoints:
+    """The checkpoints of one batch, in one folder, numbered by updates done."""
+
+    def __init__(self, folder):
+        self.folder = folder.resolve()
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=False)
+        try:
+            self.manager = ocp.CheckpointManager(self.folder, options=options)
+        except Exception as error:  # orbax and tensorstore raise their own kinds for a full or read-only disk
+            raise UsageError(f"can't write to {self.folder}: {one_line(error)}") from error
+
+    def save(self, update, arrays, notes):
+        """Saves to_host's arrays and a JSON-able dict of notes. Raises UsageError if the disk is full or read-only."""
+        notes = notes | {"digest": digest(arrays)}
+        parts = ocp.args.Composite(state=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes))
+        try:
+            self.manager.save(update, args=parts, force=True)
+        except Exception as error:
+            kept = self.manager.latest_step()
+            last = "no checkpoint yet" if kept is None else f"the last good checkpoint, update {kept}, is kept"
+            raise UsageError(f"can't write a checkpoint to {self.folder} ({one_line(error)}); {last}") from error
+
+    def load(self, like):
+        """Returns the newest whole checkpoint as Loaded; like: shapes and dtypes of to_host's arrays."""
+        damaged, whole = [], None
+        for update in sorted(self.manager.all_steps(), reverse=True):
+            whole = self.restore(update, like)
+            if whole is not None:
+                break
+            damaged.append(update)
+        for step in damaged:  # out of the way, so that training can write them again
+            self.manager.delete(step)
+        names = [str(self.folder / str(step)) for step in damaged]
+        return Loaded(0, None, {}, names) if whole is None else Loaded(update, whole.state, whole.notes, names)
+
+    def restore(self, update, like):
+        """One checkpoint, or None if it is damaged."""
+        parts = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
+        try:
+            found = self.manager.restore(update, args=parts)
+            return found if digest(found.state) == found.notes["digest"] else None
+        except Exception:  # whatever the damage makes the libraries raise
+            return None
+
+    def close(self):
+        self.manager.close()
+
+
+def one_line(error):
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,216 @@
+"""The command line: one for all scripts, made of the script's Config and the Options below."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import tyro
+
+from runner.errors import UsageError, require
+from runner.members import make_batches, make_members, parse_float, parse_int, parse_sweep
+
+
+class Script(NamedTuple):
+    """What a training script hands to the runner."""
+
+    path: Path
+    Config: type
+    make_env: Callable
+    make_train: Callable
+    make_policy: Callable
+
+    @property
+    def name(self):
+        return self.path.stem
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run; what to train is the script's Config."""
+
+    num_seeds: int = 16  # agents per sweep point, all trained at once
+    seed: int = 0  # the first seed; the others follow one by one
+    sweep: tuple[str, ...] = ()  # "lr=1e-4,3e-4" "ent_coef=0,0.01" for a grid, "lr=log:1e-5:1e-2:16" or lin: for random
+    run_dir: str = ""  # where to leave the record; by default runs/SCRIPT/ENV/TIME-HASH
+    resume: str = ""  # a run directory to go on with, to its end; no other setting is needed
+    gif: bool = False  # render the final policy of the best member to policy.gif
+    track: Literal["none", "wandb", "tensorboard"] = "none"  # also log every member there
+    checkpoint_every: int = 0  # updates between checkpoints; 0: ten per run
+    max_members_at_once: int = 0  # train in batches of at most so many agents; 0: all at once
+    eval_episodes: int = 128  # episodes per member in the final evaluation, greedy and sampled each
+    compile_cache: bool = True  # keep compiled programs between runs, in the user's cache folder
+
+    def __post_init__(self):
+        least = {"num_seeds": 1, "seed": 0, "checkpoint_every": 0, "max_members_at_once": 0, "eval_episodes": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not low <= value < 2**31:
+                raise ValueError(f"{name} must be a whole number of at least {low}, not {value}")
+
+
+# Settings that may differ between a run and its resumption: they don't touch what is trained or written to metrics.csv
+FREE_OPTIONS = ("resume", "gif", "track", "checkpoint_every", "compile_cache")
+
+
+def main(path, config_class, make_env, make_train, make_policy, argv=None):
+    """Runs a script's command line and exits: 0 when done, 2 on bad input or a full disk, 130 when interrupted."""
+    script = Script(Path(path).resolve(), config_class, make_env, make_train, make_policy)
+    try:
+        plan = make_plan(script, sys.argv[1:] if argv is None else argv)
+        from runner.train import run  # here and not above: --help and usage errors need not wait for it
+
+        sys.exit(run(plan))
+    except UsageError as error:
+        print(f"{script.path.name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+class Plan(NamedTuple):
+    """A checked command line: everything about the run that is known before it starts."""
+
+    script: Script
+    config: Any
+    options: Options
+    points: list[dict]
+    members: list
+    batches: list
+    run_dir: Path | None  # None: a new default one
+
+
+def make_plan(script, argv):
+    """Reads and checks a command line. Raises UsageError; writes nothing."""
+    resume = resumed_folder(argv)
+    record = read_record(resume, script) if resume is not None else None
+    config, options = parse(script, argv, record)
+    if record is not None:
+        refuse_changes(record, config, options, resume)
+    if options.track != "none":
+        require(options.track, f"--track {options.track}")
+    if options.gif:
+        require("pygame", "--gif")
+    points = parse_sweep(options.sweep, script.Config, options.seed)
+    members = make_members(points, options.num_seeds, options.seed)
+    try:
+        batches = make_batches(members, config, options.max_members_at_once)
+    except ValueError as error:
+        raise UsageError(f"--sweep: {error}") from None
+    run_dir = Path(resume or options.run_dir) if resume or options.run_dir else None
+    if resume is None and run_dir is not None and run_dir.exists():
+        raise UsageError(f"--run-dir {run_dir} exists already: choose a new folder, or go on with --resume {run_dir}")
+    return Plan(script, config, options, points, members, batches, run_dir)
+
+
+# --- Parsing ----------------------------------------------------------------------------------------------------------
+registry = tyro.constructors.ConstructorRegistry()
+
+
+@registry.primitive_rule
+def number_rule(info):
+    """Whole numbers as 5e5 too, and messages that say what to type."""
+    parser = {int: parse_int, float: parse_float}.get(info.type)
+    if parser is None:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=info.type.__name__.upper(),
+        instance_from_str=lambda words: parser(words[0]),
+        is_instance=lambda value: isinstance(value, info.type),
+        str_from_instance=lambda value: [repr(value)],
+    )
+
+
+def parse(script, argv, record=None):
+    """Returns (config, options). Raises UsageError in place of tyro's boxes of many lines."""
+    config = script.Config(**record["config"]) if record else script.Config()
+    options = Options(**record["options"] | {"sweep": tuple(record["options"]["sweep"])}) if record else Options()
+    fields = [
+        ("config", script.Config, dataclasses.field(default=config)),
+        ("run", Options, dataclasses.field(default=options)),
+    ]
+    arguments = tyro.conf.configure(tyro.conf.OmitArgPrefixes)(dataclasses.make_dataclass("Arguments", fields))
+    description = (
+        sys.modules["__main__"].__doc__
+        if script.path.samefile(getattr(sys.modules["__main__"], "__file__", __file__))
+        else ""
+    )
+
+    def read():
+        with registry:
+            return tyro.cli(arguments, args=argv, prog=script.path.name, description=(description or "").split("\n")[0])
+
+    if {"-h", "--help"} & set(argv):
+        read()
+    printed, columns = io.StringIO(), os.environ.get("COLUMNS")
+    try:
+        os.environ["COLUMNS"] = "10000"  # keeps each of tyro's messages on one line
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            parsed = read()
+    except SystemExit:
+        raise UsageError(one_line(printed.getvalue())) from None
+    finally:
+        os.environ.pop("COLUMNS")
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+    return parsed.config, parsed.run
+
+
+def one_line(box):
+    """The message in tyro's box, and the nearest flag that it names."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("╭", "╰"))]
+    rules = [i for i, line in enumerate(lines) if line.startswith("─")] or [len(lines)]
+    message = " ".join(lines[: rules[0]]).removeprefix("Error parsing config: ").removeprefix("Error parsing run: ")
+    near = [line.split()[0].rstrip(",") for line in lines[rules[0] :] if line.startswith("--")]
+    if "nrecognized" in message:
+        return f"{message[0].lower()}{message[1:]}" + (f"; did you mean {near[0]}?" if near else "; see --help")
+    return message
+
+
+# --- Resuming ---------------------------------------------------------------------------------------------------------
+def resumed_folder(argv):
+    """The folder given to --resume, or None; needed before parsing, for the defaults come from there."""
+    for i, word in enumerate(argv):
+        if word == "--resume" and i + 1 < len(argv):
+            return Path(argv[i + 1])
+        if word.startswith("--resume="):
+            return Path(word.removeprefix("--resume="))
+    return None
+
+
+def read_record(folder, script):
+    """config.json of a run. Raises UsageError for a folder that is no run, or a run of another script."""
+    try:
+        record = json.loads((folder / "config.json").read_text())
+        of = record["script"]
+        known = {field.name for field in dataclasses.fields(script.Config)}
+        if of == script.name and set(record["config"]) != known:
+            names = ", ".join(sorted(set(record["config"]) ^ known))
+            raise UsageError(
+                f"--resume {folder}: {script.path.name} has other Config fields now ({names}): use its old version"
+            )
+    except (OSError, KeyError, TypeError, json.JSONDecodeError):
+        raise UsageError(
+            f"--resume {folder} is no run directory (no readable config.json): give a folder under runs/"
+        ) from None
+    if of != script.name:
+        raise UsageError(f"--resume {folder} is a run of {of}.py: type python {of}.py --resume {folder}")
+    return record
+
+
+def refuse_changes(record, config, options, folder):
+    """Raises UsageError if flags beside --resume would change what the run trains."""
+    now = dataclasses.asdict(config) | {k: v for k, v in dataclasses.asdict(options).items() if k not in FREE_OPTIONS}
+    before = record["config"] | record["options"]
+    for name, value in now.items():
+        was = tuple(before[name]) if name == "sweep" else before[name]
+        if value != was:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--resume goes on with {flag} = {was}, not {value}: drop --{flag}, or start a new run without --resume"
+            )

@@ -1,0 +1,61 @@
+"""Members on one axis over every device: the mesh, padding, and the cache of compiled programs."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.extend.backend import clear_backends
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MEMBER = PartitionSpec("member")
+
+
+def make_mesh():
+    """One axis, "member", over all visible devices.
+
+    A CPU is split into one device per core: small programs side by side use the cores better than one program with
+    threads (measured: 16 seeds of CartPole PPO run twice as fast on 2 cores). A count that the user set is left alone.
+    """
+    counted = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.default_backend() == "cpu" and len(jax.devices()) == 1 and not counted:
+        clear_backends()  # importing gymnax started one with a single device
+        jax.config.update(
+            "jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        )
+    return Mesh(np.array(jax.devices()), ("member",))
+
+
+def over_members(function, mesh, num_scalars=0, **jit_options):
+    """Jits function(*trees with a leading member axis, *scalars); nothing passes between the members of two devices."""
+
+    def split(*args):
+        specs = (MEMBER,) * (len(args) - num_scalars) + (PartitionSpec(),) * num_scalars
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=MEMBER, check_vma=False)(*args)
+
+    return jax.jit(split, **jit_options)
+
+
+def padded_count(count, mesh):
+    """The next multiple of the number of devices."""
+    return -(-count // mesh.size) * mesh.size
+
+
+def place(tree, mesh):
+    """Puts arrays with a leading member axis on the mesh, the last member repeated to fill it up."""
+
+    def put(x):
+        padding = padded_count(len(x), mesh) - len(x)
+        x = np.concatenate([x, np.repeat(x[-1:], padding, axis=0)]) if padding else x
+        return jax.device_put(x, NamedSharding(mesh, MEMBER))
+
+    return jax.tree.map(put, tree)
+
+
+def use_compile_cache():
+    """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(root / "end-to-end-jax-rl"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,179 @@
+"""Members: every (sweep point, seed) pair of a run, cut into batches that one compiled program trains at once."""
+
+import dataclasses
+import difflib
+import itertools
+import math
+
+import numpy as np
+
+from runner.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One agent: its number in the run, its sweep point's number, its seed, and the swept fields' values."""
+
+    index: int
+    point: int
+    seed: int
+    values: dict
+
+    @property
+    def name(self):
+        return ", ".join([f"seed {self.seed}", *(f"{k}={show(v)}" for k, v in self.values.items())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Members that one program trains side by side: one static config, and one value per member of each swept float."""
+
+    name: str
+    config: object
+    members: list[Member]
+
+    def seeds(self):
+        return [member.seed for member in self.members]
+
+    def floats(self):
+        """{swept float field: one value per member}, what the program takes as traced arrays."""
+        swept = self.members[0].values
+        return {k: [m.values[k] for m in self.members] for k in swept if is_float(self.config, k)}
+
+
+def is_float(config, name):
+    return {field.name: field.type for field in dataclasses.fields(config)}[name] is float
+
+
+def show(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def make_members(points, num_seeds, first_seed):
+    """Seeds first_seed, first_seed + 1, ... for every point, numbered point by point."""
+    pairs = [(point, first_seed + i) for point in range(len(points)) for i in range(num_seeds)]
+    return [Member(index, point, seed, points[point]) for index, (point, seed) in enumerate(pairs)]
+
+
+def make_batches(members, config, max_members):
+    """Groups members by their static swept values (each group compiles once) and cuts groups to max_members (0: no cut).
+
+    Raises ValueError where a point's values make no valid config.
+    """
+    groups = {}
+    for member in members:
+        point_config = dataclasses.replace(config, **member.values)  # checks the floats too
+        static = tuple((k, v) for k, v in member.values.items() if not is_float(point_config, k))
+        groups.setdefault(static, []).append(member)
+    batches = []
+    for static, group in groups.items():
+        size = max_members or len(group)
+        for start in range(0, len(group), size):
+            cut = group[start : start + size]
+            batches.append(Batch(f"batch-{len(batches):03d}", dataclasses.replace(config, **dict(static)), cut))
+    return batches
+
+
+# --- Sweeps -----------------------------------------------------------------------------------------------------------
+def parse_sweep(items, config_class, seed):
+    """Turns sweep items into points, a list of {field: value}.
+
+    An item is `field=value,value,...`, or `field=log:low:high:count` or `field=lin:low:high:count` for count random draws
+    (log-uniform or uniform, drawn from seed). Items multiply into a grid; several assignments inside one item, separated
+    by spaces, go together value by value, which makes a joint random search.
+    """
+    rng = np.random.default_rng(seed)
+    types = {field.name: field.type for field in dataclasses.fields(config_class)}
+    axes, seen = [], set()
+    for item in items:
+        columns = {}
+        for assignment in item.split():
+            name, values = parse_assignment(assignment, types, rng)
+            if name in seen:
+                raise UsageError(f"--sweep names {name} twice: give all its values in one list")
+            seen.add(name)
+            columns[name] = values
+        if not columns:
+            raise UsageError('--sweep has an empty item: write for example --sweep "lr=1e-4,3e-4"')
+        if len({len(values) for values in columns.values()}) > 1:
+            lengths = ", ".join(f"{name} has {len(values)}" for name, values in columns.items())
+            raise UsageError(
+                f"--sweep {item!r}: fields in one item go together and need equally many values ({lengths})"
+            )
+        axes.append([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+    return [{k: v for part in combination for k, v in part.items()} for combination in itertools.product(*axes)]
+
+
+def parse_assignment(assignment, types, rng):
+    name, equals, text = assignment.partition("=")
+    name = name.lstrip("-").replace("-", "_")
+    if not equals:
+        raise UsageError(f'--sweep {assignment!r} names no values: write for example --sweep "lr=1e-4,3e-4"')
+    if name not in types:
+        near = difflib.get_close_matches(name, types, n=1, cutoff=0) or list(types)
+        raise UsageError(f"--sweep: there is no field {name!r}; did you mean {near[0]}?")
+    kind = text.split(":")[0]
+    if kind in ("log", "lin") and ":" in text:
+        return name, draw(name, text, types[name], rng)
+    values = [parse_value(name, word, types[name]) for word in text.split(",") if word]
+    if not values:
+        raise UsageError(f'--sweep {name}= has no values: write for example --sweep "{name}=a,b"')
+    if len(set(values)) < len(values):
+        raise UsageError(f"--sweep {name}={text} has a value twice: to repeat a run use --num-seeds")
+    return name, values
+
+
+def draw(name, text, field_type, rng):
+    parts = text.split(":")
+    if len(parts) != 4:
+        raise UsageError(f"--sweep {name}={text}: random search is written {name}={parts[0]}:low:high:count")
+    low, high = (parse_value(name, word, float) for word in parts[1:3])
+    count = parse_value(name, parts[3], int)
+    if field_type not in (int, float):
+        raise UsageError(f"--sweep {name}={text}: only numbers can be drawn at random; list the values of {name}")
+    if count < 1 or not low < high or (parts[0] == "log" and low <= 0):
+        need = "0 < low < high" if parts[0] == "log" else "low < high"
+        raise UsageError(f"--sweep {name}={text}: needs {need} and a count of at least 1")
+    if parts[0] == "log":
+        values = np.exp(rng.uniform(math.log(low), math.log(high), count))
+    else:
+        values = rng.uniform(low, high, count)
+    # Six digits are enough to type a value again from the table
+    return [round(float(v)) if field_type is int else float(f"{v:.6g}") for v in values]
+
+
+def parse_value(name, word, field_type):
+    """Text to a value of a Config field. Raises UsageError naming the field."""
+    try:
+        return PARSERS[field_type](word)
+    except ValueError as error:
+        raise UsageError(f"--sweep {name}: {error}") from None
+
+
+def parse_int(word):
+    """Whole numbers as people type them: 500000, 500_000 or 5e5."""
+    try:
+        value = float(word.replace("_", ""))
+    except ValueError:
+        raise ValueError(f"{word!r} is not a whole number; write for example 500000, 500_000 or 5e5") from None
+    if not value.is_integer():
+        raise ValueError(f"{word!r} is not a whole number; write for example 500000, 500_000 or 5e5")
+    digits = word.replace("_", "")
+    return int(digits) if digits.lstrip("+-").isdigit() else int(value)  # exact where float is not
+
+
+def parse_float(word):
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is not a number; write for example 0.001 or 1e-3") from None
+
+
+def parse_bool(word):
+    choices = {"true": True, "false": False}
+    if word.lower() not in choices:
+        raise ValueError(f"{word!r} is neither true nor false")
+    return choices[word.lower()]
+
+
+PARSERS = {int: parse_int, float: parse_float, bool: parse_bool, str: str}

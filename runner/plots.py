@@ -1,0 +1,160 @@
+"""Pictures of a run: the learning curve, and return against what was swept."""
+
+import os
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from runner.members import show
+from runner.stats import interval, iqm
+
+BINS = 100  # points along a learning curve
+MOST_LINES = 10  # more sweep points than the eye can tell apart: the best ones are drawn
+
+
+def save(figure, path):
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
+    plt.close(figure)
+    os.replace(temporary, path)
+
+
+def label(values):
+    return ", ".join(f"{name}={show(value)}" for name, value in values.items())
+
+
+def learning_curve(path, plan, metrics, points):
+    """Return against env steps: IQM line and 95 % band over the seeds that stayed finite, one line per sweep point."""
+    ranked = sorted(range(len(points)), key=lambda i: -np.nan_to_num(points[i]["final_return"]["iqm"], nan=-np.inf))
+    drawn = sorted(ranked[:MOST_LINES])
+    figure, axes = plt.subplots(figsize=(8, 5))
+    colors = plt.get_cmap("tab10").colors
+    for line, index in enumerate(drawn):
+        steps, curves = binned(metrics, [m.index for m in plan.members if m.point == index])
+        whole = np.isfinite(curves).any(axis=1)
+        curves, known = curves[whole], np.isfinite(curves[whole]).all(axis=0)
+        if not known.any():
+            continue
+        steps, curves = steps[known], curves[:, known]
+        low, high = interval(curves)
+        nan = f" ({points[index]['nan_seeds']} of {points[index]['seeds']} NaN)" if points[index]["nan_seeds"] else ""
+        text = (label(points[index]["values"]) or f"{plan.script.name}, {points[index]['seeds']} seeds") + nan
+        axes.plot(steps, iqm(curves), color=colors[line], label=text, linewidth=2)
+        axes.fill_between(steps, low, high, color=colors[line], alpha=0.2, linewidth=0)
+    title = f"{plan.config.env_id}, {plan.script.name}: IQM and 95 % interval over {plan.options.num_seeds} seeds"
+    if len(points) > len(drawn):
+        title += f"\nthe best {len(drawn)} of {len(points)} sweep points"
+    axes.set(xlabel="env steps per agent", ylabel="episode return", title=title)
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(loc="best", fontsize=9)
+    save(figure, path)
+
+
+def binned(metrics, indices):
+    """(env steps (bins,), returns (members, bins)): each member's mean return within at most BINS equal stretches."""
+    table = metrics[metrics["member"].isin(indices)].pivot(index="env_steps", columns="member", values="episode_return")
+    stretch = np.arange(len(table)) * min(BINS, len(table)) // len(table)
+    means = table.groupby(stretch).mean()
+    steps = table.index.to_series().groupby(stretch).mean()
+    return steps.to_numpy(), means.to_numpy().T
+
+
+def sweep(path, plan, points):
+    """Final return against one swept field, or a heat map over two; nothing for other sweeps."""
+    swept = list(plan.points[0])
+    if len(swept) == 1:
+        return sweep_line(path, plan, points, swept[0])
+    if len(swept) == 2:
+        return sweep_map(path, plan, points, *swept)
+    return None
+
+
+def is_log(values):
+    """Whether numbers spread over more than a factor of 20: then a logarithmic axis shows them apart."""
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return len(numbers) == len(values) and min(numbers) > 0 and max(numbers) / min(numbers) > 20
+
+
+def sweep_line(path, plan, points, name):
+    numeric = all(
+        isinstance(p["values"][name], (int, float)) and not isinstance(p["values"][name], bool) for p in points
+    )
+    order = sorted(points, key=lambda p: p["values"][name]) if numeric else points
+    x = [p["values"][name] for p in order] if numeric else np.arange(len(order))
+    middle, low, high = (np.array([p["final_return"][key] for p in order]) for key in ("iqm", "low", "high"))
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    errors = np.nan_to_num([middle - low, high - middle])
+    axes.errorbar(x, middle, errors, marker="o", capsize=4, linestyle="-" if numeric else "none", color="tab:blue")
+    if numeric and is_log(x):
+        axes.set_xscale("log")
+    if not numeric or len(order) <= 8:
+        axes.set_xticks(x, [show(p["values"][name]) for p in order])
+        axes.minorticks_off()
+    for position, point in zip(x, order, strict=True):
+        if point["nan_seeds"]:
+            axes.axvline(position, color="tab:red", alpha=0.4, linestyle=":")
+            text = f"{point['nan_seeds']} of {point['seeds']} NaN"
+            axes.text(
+                position,
+                0.98,
+                text,
+                color="tab:red",
+                rotation=90,
+                va="top",
+                ha="right",
+                transform=axes.get_xaxis_transform(),
+            )
+    axes.set(
+        xlabel=name,
+        ylabel="final return: IQM and 95 % interval",
+        title=f"{plan.config.env_id}, {plan.options.num_seeds} seeds per point",
+    )
+    axes.grid(alpha=0.3)
+    save(figure, path)
+
+
+def sweep_map(path, plan, points, row_name, column_name):
+    rows = list(dict.fromkeys(p["values"][row_name] for p in points))
+    columns = list(dict.fromkeys(p["values"][column_name] for p in points))
+    if len(points) != len(rows) * len(columns):  # drawn together at random: no grid
+        return sweep_scatter(path, plan, points, row_name, column_name)
+    cells = np.full((len(rows), len(columns)), np.nan)
+    figure, axes = plt.subplots(figsize=(2 + 1.3 * len(columns), 1.5 + 0.8 * len(rows)))
+    for point in points:
+        cells[rows.index(point["values"][row_name]), columns.index(point["values"][column_name])] = point[
+            "final_return"
+        ]["iqm"]
+    image = axes.imshow(cells, aspect="auto", cmap="viridis")
+    for point in points:
+        i, j = rows.index(point["values"][row_name]), columns.index(point["values"][column_name])
+        score = point["final_return"]
+        text = f"{score['iqm']:.4g}" + (f"\n[{score['low']:.4g}, {score['high']:.4g}]" if score["n"] > 1 else "")
+        text += f"\n{point['nan_seeds']} NaN" if point["nan_seeds"] else ""
+        dark = np.isfinite(cells[i, j]) and image.norm(cells[i, j]) < 0.6
+        axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axes.set_xticks(range(len(columns)), [show(v) for v in columns])
+    axes.set_yticks(range(len(rows)), [show(v) for v in rows])
+    title = f"{plan.config.env_id}: final return, IQM [95 % interval], {plan.options.num_seeds} seeds"
+    axes.set(xlabel=column_name, ylabel=row_name, title=title)
+    figure.colorbar(image, label="IQM of the final return")
+    return save(figure, path)
+
+
+def sweep_scatter(path, plan, points, x_name, y_name):
+    x, y = ([p["values"][name] for p in points] for name in (x_name, y_name))
+    figure, axes = plt.subplots(figsize=(7, 5))
+    dots = axes.scatter(x, y, c=[p["final_return"]["iqm"] for p in points], s=120, cmap="viridis", edgecolor="black")
+    axes.set(
+        xlabel=x_name,
+        ylabel=y_name,
+        title=f"{plan.config.env_id}: random search, {plan.options.num_seeds} seeds per point",
+    )
+    axes.set_xscale("log" if is_log(x) else "linear")
+    axes.set_yscale("log" if is_log(y) else "linear")
+    figure.colorbar(dots, label="IQM of the final return")
+    save(figure, path)

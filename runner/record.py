@@ -1,0 +1,119 @@
+"""The run directory: config.json, the script's source, versions, metrics.csv, summary.json."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shlex
+import shutil
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+
+from runner.errors import UsageError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "evosax", "orbax-checkpoint", "numpy")
+
+
+def write_atomically(path, text):
+    """Writes a text file so that a crash leaves the old one or the new one, never half."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path, tree):
+    write_atomically(path, json.dumps(without_nan(tree), indent=1) + "\n")
+
+
+def without_nan(tree):
+    """NaN and infinities become null, for JSON has neither."""
+    if isinstance(tree, dict):
+        return {k: without_nan(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [without_nan(v) for v in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def create_run_dir(plan):
+    """Makes the run directory and writes what is known before training. Raises UsageError if it can't."""
+    config = dataclasses.asdict(plan.config)
+    now = time.strftime("%Y%m%d-%H%M%S")
+    unique = hashlib.sha256(f"{config}{plan.options}{os.getpid()}{time.time_ns()}".encode()).hexdigest()[:6]
+    run_dir = plan.run_dir or Path("runs") / plan.script.name / plan.config.env_id / f"{now}-{unique}"
+    try:
+        run_dir.mkdir(parents=True)
+        shutil.copyfile(plan.script.path, run_dir / plan.script.path.name)
+        record = {
+            "script": plan.script.name,
+            "command": shlex.join(["python", *sys.argv]),
+            "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "config": config,
+            "options": dataclasses.asdict(plan.options),
+            "points": plan.points,
+            "versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in installed()},
+            "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+        }
+        write_json(run_dir / "config.json", record)
+    except OSError as error:
+        raise UsageError(
+            f"can't write the run directory {run_dir} ({error.strerror}): choose another with --run-dir"
+        ) from error
+    return run_dir
+
+
+def installed():
+    return [name for name in PACKAGES if next(iter(metadata.distributions(name=name)), None)]
+
+
+class MetricsFile:
+    """metrics.csv, tidy: a row per update and member, written chunk by chunk.
+
+    position is where the next chunk goes: a checkpoint keeps it, and what lay behind is cut off when training goes on.
+    """
+
+    def __init__(self, path):
+        self.file = open(path, "r+b" if path.exists() else "w+b")
+        self.position = 0
+
+    def go_to(self, position):
+        if self.file.seek(0, os.SEEK_END) < position:
+            raise UsageError(
+                f"{self.file.name} is shorter than its checkpoint says, so it was changed: start a new run"
+            )
+        self.position = position
+
+    def append(self, members, first_update, metrics):
+        """metrics: {name: (updates, members)}, host arrays. Rows are ordered by update, then member, however chunks fall."""
+        num_updates = len(next(iter(metrics.values())))
+        columns = {
+            "member": np.tile([m.index for m in members], num_updates),
+            "seed": np.tile([m.seed for m in members], num_updates),
+        }
+        for name in members[0].values:
+            columns[name] = [m.values[name] for m in members] * num_updates
+        columns["update"] = np.repeat(np.arange(first_update, first_update + num_updates), len(members))
+        order = ["env_steps", *(name for name in metrics if name != "env_steps")]
+        table = pd.DataFrame(columns | {name: metrics[name].reshape(-1) for name in order})
+        text = table.to_csv(index=False, header=self.position == 0, lineterminator="\n", na_rep="nan")
+        self.file.seek(self.position)
+        self.file.write(text.encode())
+        self.file.truncate()
+        self.file.flush()
+        self.position = self.file.tell()
+
+    def sync(self):
+        """To the disk itself: a checkpoint must not outlive the rows that it counts."""
+        os.fsync(self.file.fileno())
+
+    def close(self):
+        self.file.close()

@@ -1,0 +1,44 @@
+"""Statistics over seeds, as rliable recommends (Agarwal et al. 2021, arXiv:2108.13264)."""
+
+import numpy as np
+import scipy.stats
+
+RESAMPLES = 2000  # bootstrap resamples; rliable's own example uses 2,000 for aggregate scores
+
+
+def iqm(scores, axis=0):
+    """Interquartile mean over seeds: the mean of the middle half, robust to a lucky or a broken seed."""
+    return scipy.stats.trim_mean(scores, 0.25, axis=axis)
+
+
+def interval(scores, statistic=iqm):
+    """95 % percentile-bootstrap interval over seeds (axis 0) of scores (seeds, ...): (low, high), NaN for one seed.
+
+    With one task, rliable's stratified bootstrap is this one.
+    """
+    scores = np.asarray(scores, np.float64)
+    if len(scores) < 2:
+        return np.full(scores.shape[1:], np.nan), np.full(scores.shape[1:], np.nan)
+    found = scipy.stats.bootstrap(
+        (scores,),
+        statistic,
+        axis=0,
+        n_resamples=RESAMPLES,
+        batch=100,  # resamples held in memory at a time
+        method="percentile",
+        rng=np.random.default_rng(0),  # fixed: the same scores always give the same report
+    )
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+def describe(scores):
+    """{iqm, low, high, mean, mean_low, mean_high, n} of the finite ones among scores (seeds,), as plain floats."""
+    scores = np.asarray(scores, np.float64)
+    scores = scores[np.isfinite(scores)]
+    if not len(scores):
+        return dict.fromkeys(("iqm", "low", "high", "mean", "mean_low", "mean_high"), float("nan")) | {"n": 0}
+    low, high = interval(scores)
+    mean_low, mean_high = interval(scores, np.mean)
+    values = (iqm(scores), low, high, scores.mean(), mean_low, mean_high)
+    names = ("iqm", "low", "high", "mean", "mean_low", "mean_high")
+    return {name: float(value) for name, value in zip(names, values, strict=True)} | {"n": len(scores)}
