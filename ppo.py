@@ -25,12 +25,13 @@ import jax.numpy as jnp
 import optax
 from gymnax.environments import spaces
 from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
+from gymnax.wrappers.purerl import GymnaxWrapper
 
 
 # --- Config -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Config:
-    """int, bool and str fields are static; every float field may be a traced array. Defaults: CleanRL's on CartPole-v1."""
+    """int, bool and str fields are static, float fields may be traced arrays. Defaults: CleanRL's for CartPole-v1."""
 
     env_id: str = "CartPole-v1"  # any gymnax environment with Box observations
     total_timesteps: int = 500_000  # env steps over all envs of one agent; cut to whole updates
@@ -66,31 +67,28 @@ ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 def check_config(config):
     """Raises ValueError, saying what to use instead, for settings that can't train. Traced floats pass unchecked."""
     for field in fields(config):
-        value = getattr(config, field.name)
+        name, value, default = field.name, getattr(config, field.name), field.default
         if field.type is int and not (isinstance(value, int) and 1 <= value < 2**31):
-            raise ValueError(
-                f"{field.name} must be a whole number from 1 to 2**31 - 1, not {value} (default {field.default})"
-            )
+            raise ValueError(f"{name} must be a whole number from 1 to 2**31 - 1, not {value} (default {default})")
         if field.type is float and isinstance(value, (int, float)):
-            low, high = {"gamma": (0, 1), "gae_lambda": (0, 1)}.get(field.name, (0, math.inf))
-            if not (math.isfinite(value) and low <= value <= high):
-                bounds = "in [0, 1]" if high == 1 else "finite and not negative"
-                raise ValueError(f"{field.name} must be {bounds}, not {value} (default {field.default})")
+            if name in ("gamma", "gae_lambda") and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
     if config.activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be tanh or relu, not {config.activation!r}")
-    rollout_size = config.num_envs * config.num_steps
-    if rollout_size % config.num_minibatches or rollout_size == config.num_minibatches:
-        fitting = max(
-            m for m in range(1, config.num_minibatches + 1) if rollout_size % m == 0 and (m < rollout_size or m == 1)
-        )
+        raise ValueError(f"activation must be {' or '.join(ACTIVATIONS)}, not {config.activation!r}")
+    size, count = config.num_envs * config.num_steps, config.num_minibatches
+    if size % count or size < 2 * count:  # advantages are normalised per minibatch: one sample alone would become 0
+        fitting = [m for m in range(1, count) if size % m == 0 and size >= 2 * m]
+        instead = f"num_minibatches = {fitting[-1]}" if fitting else "a larger num_steps"
         raise ValueError(
-            f"num_envs * num_steps = {rollout_size} can't be cut into num_minibatches = {config.num_minibatches} equal"
-            f" minibatches of 2 samples or more: use for example num_minibatches = {fitting}"
+            f"num_envs * num_steps = {size} can't be cut into num_minibatches = {count} equal parts of 2 samples"
+            f" or more: use {instead}"
         )
-    if config.total_timesteps < rollout_size:
+    if config.total_timesteps < size:
         raise ValueError(
-            f"total_timesteps = {config.total_timesteps} is less than one update (num_envs * num_steps = {rollout_size}),"
-            f" nothing would be trained: use at least {rollout_size}"
+            f"total_timesteps = {config.total_timesteps} is less than one update, num_envs * num_steps = {size}"
+            f" env steps, so nothing would be trained: use at least {size}"
         )
     make_env(config.env_id)
 
@@ -110,18 +108,26 @@ def make_env(env_id):
     obs_space, action_space = env.observation_space(env_params), env.action_space(env_params)
     if not isinstance(obs_space, spaces.Box):
         raise ValueError(
-            f"env_id {env_id!r} has {obs_space} observations, which no script here can read: wrap it to give a Box"
+            f"env_id {env_id!r} observes {obs_space}, which no script here can read: wrap it to give a Box"
         )
     if not isinstance(action_space, (spaces.Discrete, spaces.Box)):
-        raise ValueError(
-            f"env_id {env_id!r} has {action_space} actions, which no script here can choose: Discrete or Box only"
-        )
+        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
+    if isinstance(action_space, spaces.Box):
+        env = ClipActionWrapper(env)
     return LogWrapper(FlattenObservationWrapper(env)), env_params
+
+
+class ClipActionWrapper(GymnaxWrapper):
+    """Clips actions to the environment's bounds; at the environment, for the ratio needs the action as sampled (C4)."""
+
+    def step(self, key, state, action, params=None):
+        space = self._env.action_space(params)
+        return self._env.step(key, state, jnp.clip(action.reshape(space.shape), space.low, space.high), params)
 
 
 # --- Network ----------------------------------------------------------------------------------------------------------
 class ActorCritic(nn.Module):
-    """Two separate MLPs (Andrychowicz et al. 2021, arXiv:2006.05990, C13): (..., D) -> action distribution and value."""
+    """An actor and a critic that share nothing (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2)."""
 
     action_space: spaces.Discrete | spaces.Box
     hidden_size: int
@@ -168,7 +174,7 @@ def gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
 
     A_t = delta_t + gamma * lambda * (1 - done_t) * A_{t+1} with
     delta_t = r_t + gamma * (1 - terminated_t) * V(next observation_t) - V(observation_t).
-    A time limit (done but not terminated) cuts the sum, yet bootstraps: the world would have gone on (Pardo et al. 2018).
+    A time limit (done, not terminated) cuts the sum yet bootstraps: the world would have gone on (Pardo et al. 2018).
 
     Args: reward, value, terminated, done: (T, ...); next_value: (T, ...), V of the observation that the action led to,
     which at an episode's end is its final observation and not the next episode's first; gamma, gae_lambda: scalars.
@@ -185,7 +191,7 @@ def gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
 
 
 def clipped_surrogate(ratio, advantage, config):
-    """PPO's policy loss per sample (Schulman et al. 2017, eq. 7; G8): -min(r A, clip(r, 1 - eps, 1 + eps) A). All (B,)."""
+    """Policy loss per sample, (B,) (Schulman et al. 2017, eq. 7; G8): -min(r A, clip(r, 1 - eps, 1 + eps) A)."""
     clipped = jnp.clip(ratio, 1.0 - config.clip_eps, 1.0 + config.clip_eps)
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
@@ -205,7 +211,7 @@ def ppo_loss(
     """The loss of one minibatch (Schulman et al. 2017, eq. 9): policy + vf_coef * value - ent_coef * entropy.
 
     Args: distribution, value (B,): the network's outputs on batch.obs; batch: a Batch with leading axis B;
-    policy_objective(ratio, normalised advantage, config) and value_objective(value, target, old value, config): (B,) each.
+    policy_objective(ratio, normalised advantage, config), value_objective(value, target, old value, config): (B,) each.
     Returns: loss, a scalar, and its metrics, a dict of scalars.
     """
     log_ratio = distribution.log_prob(batch.action) - batch.log_prob
@@ -286,7 +292,7 @@ class Transition(NamedTuple):
     """One step of the rollout; stacked to (T, N, ...)."""
 
     obs: jax.Array
-    action: jax.Array  # as sampled, before clipping to the environment's bounds
+    action: jax.Array  # as sampled: the environment clips it to its bounds
     reward: jax.Array
     terminated: jax.Array  # the episode ended by itself: its future is worth 0
     done: jax.Array  # terminated or cut by the time limit
@@ -337,7 +343,6 @@ def make_train(config, loss_fn=ppo_loss):
     loss_fn(distribution, value, batch, config) -> (loss, metrics), see ppo_loss.
     """
     env, env_params = make_env(config.env_id)
-    action_space = env.action_space(env_params)
     network = make_network(config)
     init_carry, act = make_policy(config)
     rollout_size = config.num_envs * config.num_steps
@@ -372,13 +377,8 @@ def make_train(config, loss_fn=ppo_loss):
     def env_step(state, key):
         action_key, env_key = jax.random.split(key)
         _, action = act(state, init_carry(config.num_envs), state.obs, action_key, greedy=False)
-        bounded = action
-        if isinstance(
-            action_space, spaces.Box
-        ):  # clipped for the environment only: the ratio needs what was sampled (C4)
-            bounded = jnp.clip(action.reshape(-1, *action_space.shape), action_space.low, action_space.high)
         obs, env_state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
-            jax.random.split(env_key, config.num_envs), state.env_state, bounded, env_params
+            jax.random.split(env_key, config.num_envs), state.env_state, action, env_params
         )
         transition = Transition(
             obs=state.obs,

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,8 @@ def make_plan(script, argv):
         require(options.track, f"--track {options.track}")
     if options.gif:
         require("pygame", "--gif")
+    if not options.sweep and any(word.split("=")[0] == "--sweep" for word in argv):
+        raise UsageError('--sweep has no values: write for example --sweep "lr=1e-4,3e-4"')
     points = parse_sweep(options.sweep, script.Config, options.seed)
     members = make_members(points, options.num_seeds, options.seed)
     try:
@@ -162,14 +165,14 @@ def parse(script, argv, record=None):
 
 def one_line(box):
     """The message in tyro's box, and the nearest flag that it names."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("╭", "╰"))]
-    rules = [i for i, line in enumerate(lines) if line.startswith("─")] or [len(lines)]
-    message = " ".join(lines[: rules[0]]).removeprefix("Error parsing config: ").removeprefix("Error parsing run: ")
-    near = [line.split()[0].rstrip(",") for line in lines[rules[0] :] if line.startswith("--")]
-    if "nrecognized" in message:
-        return f"{message[0].lower()}{message[1:]}" + (f"; did you mean {near[0]}?" if near else "; see --help")
-    return message
+    text = " ".join(box.translate(dict.fromkeys(map(ord, "│╭╮╰╯"), " ")).split())
+    _, message, *rest = (part.strip() for part in re.split(r"[─-]{5,}", text) if part.strip("─- "))  # after the title
+    message = re.sub(r"^Error parsing (config|run): |^Error parsing ", "", message)
+    message = message[0].lower() + message[1:]
+    if not message.startswith("unrecognized"):
+        return message
+    near = re.search(r"--[\w-]+", " ".join(rest).removeprefix("For full"))
+    return message + (f"; did you mean {near[0]}?" if near and near[0] != "--help" else "; see --help")
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
 """Members on one axis over every device: the mesh, padding, and the cache of compiled programs."""
 
+import contextlib
 import os
+import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -41,6 +44,12 @@ def padded_count(count, mesh):
     return -(-count // mesh.size) * mesh.size
 
 
+def member_shapes(tree, count, mesh):
+    """Shapes, dtypes and sharding of count members, from one member's."""
+    sharding = NamedSharding(mesh, MEMBER)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=sharding), tree)
+
+
 def place(tree, mesh):
     """Puts arrays with a leading member axis on the mesh, the last member repeated to fill it up."""
 
@@ -59,3 +68,31 @@ def use_compile_cache():
         jax.config.update("jax_compilation_cache_dir", str(root / "end-to-end-jax-rl"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compile_program(jitted, *args):
+    """Lowers and compiles a jitted function for args, arrays or shapes."""
+    lowered = jitted.lower(*args)
+    with without_cache_warning():
+        return lowered.compile()
+
+
+@contextlib.contextmanager
+def without_cache_warning():
+    """Drops the line that jaxlib's C++ code writes for every program it finds in the compile cache; passes on all else.
+
+    Python's logging does not see that line, and jaxlib reads its own log level before a script could set it.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            caught.seek(0)
+            lines = [line for line in caught if b"does not track XLA executable versions" not in line]
+            os.write(2, b"".join(lines))

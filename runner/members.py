@@ -56,7 +56,7 @@ def make_members(points, num_seeds, first_seed):
 
 
 def make_batches(members, config, max_members):
-    """Groups members by their static swept values (each group compiles once) and cuts groups to max_members (0: no cut).
+    """Groups members by static swept values (each group compiles once) and cuts groups to max_members (0: no cut).
 
     Raises ValueError where a point's values make no valid config.
     """
@@ -78,9 +78,9 @@ def make_batches(members, config, max_members):
 def parse_sweep(items, config_class, seed):
     """Turns sweep items into points, a list of {field: value}.
 
-    An item is `field=value,value,...`, or `field=log:low:high:count` or `field=lin:low:high:count` for count random draws
-    (log-uniform or uniform, drawn from seed). Items multiply into a grid; several assignments inside one item, separated
-    by spaces, go together value by value, which makes a joint random search.
+    An item is `field=value,value,...`, or `field=log:low:high:count` or `field=lin:low:high:count` for count random
+    draws (log-uniform or uniform, drawn from seed). Items multiply into a grid; several assignments inside one item,
+    separated by spaces, go together value by value, which makes a joint random search.
     """
     rng = np.random.default_rng(seed)
     types = {field.name: field.type for field in dataclasses.fields(config_class)}

@@ -93,7 +93,7 @@ class MetricsFile:
         self.position = position
 
     def append(self, members, first_update, metrics):
-        """metrics: {name: (updates, members)}, host arrays. Rows are ordered by update, then member, however chunks fall."""
+        """metrics: {name: (updates, members)}, host arrays. Rows go by update, then member, however chunks fall."""
         num_updates = len(next(iter(metrics.values())))
         columns = {
             "member": np.tile([m.index for m in members], num_updates),

@@ -14,6 +14,7 @@ from runner.record import write_json
 from runner.render import render
 from runner.stats import describe
 
+MOST_NAMED = 8  # members with NaN listed
 FINAL = 0.1  # the final return is the mean over the last 10 % of training
 
 
@@ -41,22 +42,17 @@ def write(plan, run_dir, results, load_final_state):
     if timing["env_steps"]:
         print(f" ({timing['env_steps_per_second']:,.0f} env steps/s over all members)", end="")
     print(f", evaluated in {timing['evaluate_seconds']:.1f} s")
-    for member in members:
-        if member["first_bad_update"]:
-            name = plan.members[member["member"]].name
-            print(
-                f"member {member['member']} ({name}) went NaN at update {member['first_bad_update']}: left out of the statistics"
-            )
+    bad = [f"{m['member']} ({plan.members[m['member']].name})" for m in members if m["first_bad_update"]]
+    if bad:
+        more = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
+        print(f"went NaN, left out of the statistics: member {', '.join(bad[:MOST_NAMED])}{more}")
     if len(points) > 1:
         print(f"best point, on seeds that the sweep has not seen: {summary['rerun_best']}")
     if plan.options.gif:
-        chosen = max(
-            members, key=lambda m: (m["point"] == best, not m["first_bad_update"], m["greedy_return"] or -np.inf)
-        )
+        chosen = max(members, key=lambda m: (not m["first_bad_update"], m["point"] == best, m["greedy_return"]))
         member = plan.members[chosen["member"]]
-        print(
-            f"rendering member {member.index} ({member.name}): {render(run_dir / 'policy.gif', plan, member, load_final_state(member))}"
-        )
+        done = render(run_dir / "policy.gif", plan, member, load_final_state(member))
+        print(f"best member {member.index} ({member.name}): {done}")
     print(f"record: {run_dir}/learning_curve.png, metrics.csv, summary.json")
 
 

@@ -15,7 +15,15 @@ from tqdm import tqdm
 
 from runner import report
 from runner.checkpoint import Checkpoints, from_host, host_shapes, to_host
-from runner.devices import make_mesh, over_members, padded_count, place, use_compile_cache
+from runner.devices import (
+    compile_program,
+    make_mesh,
+    member_shapes,
+    over_members,
+    padded_count,
+    place,
+    use_compile_cache,
+)
 from runner.errors import UsageError
 from runner.evaluate import make_evaluate
 from runner.record import MetricsFile, create_run_dir
@@ -23,6 +31,7 @@ from runner.track import make_tracker
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
 MAX_CHUNK = 256  # updates, the rows of the buffer that a chunk fills on the device
+MOST_NAMED = 8  # members with NaN named one by one per chunk
 EVALUATION = 2**31 - 1  # folded into a member's key, so that evaluation repeats nothing of training
 
 
@@ -31,7 +40,7 @@ class Program(NamedTuple):
 
     init: Callable  # (seeds, floats) -> state
     chunk: Callable  # (state, floats, number of updates) -> (state, {metric: (members, MAX_CHUNK)})
-    evaluate: Callable  # (state, seeds) -> returns (members, 2 (greedy, sampled), episodes)
+    evaluate: Callable  # not compiled yet; (state, seeds) -> returns (members, 2 (greedy, sampled), episodes)
     like: Any  # shapes and dtypes of a state
     compile_seconds: float
 
@@ -88,25 +97,13 @@ def run(plan):
 def build(script, config, float_names, num_members, mesh, episodes):
     """Compiles init and chunk, and prepares evaluate, for num_members (padded) members of one static config."""
     start = time.monotonic()
-    seeds = jax.ShapeDtypeStruct((num_members,), jnp.uint32)
-    floats = {name: jax.ShapeDtypeStruct((num_members,), jnp.float32) for name in float_names}
 
     def train(floats, key, **options):
         return script.make_train(dataclasses.replace(config, **floats))(key, **options)
 
-    @jax.jit  # traced once for one member; vmap and the shapes below reuse the trace
+    @jax.jit  # here and below: a traced function is used again where its shapes are asked for, and not traced twice
     def init(seed, floats):
         return train(floats, jax.random.key(seed), num_updates=0)[0]
-
-    @jax.jit
-    def update(state, floats):
-        state, metrics = train(floats, None, state=state, num_updates=1)
-        finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]
-        return state, {name: x[0] for name, x in metrics.items()} | {"finite": jnp.stack(finite).all()}
-
-    one_float = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in float_names}
-    one_state = jax.eval_shape(init, jax.ShapeDtypeStruct((), jnp.uint32), one_float)
-    one_metrics = jax.eval_shape(update, one_state, one_float)[1]
 
     def init_all(seeds, floats):
         """One after another on a CPU, where vmapped initialisers would take 4 s longer to compile and save 0.1 s."""
@@ -114,13 +111,20 @@ def build(script, config, float_names, num_members, mesh, episodes):
             return jax.lax.map(lambda seed_and_floats: init(*seed_and_floats), (seeds, floats))
         return jax.vmap(init)(seeds, floats)
 
+    def update_one(state, floats):
+        state, metrics = train(floats, None, state=state, num_updates=1)
+        finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]
+        return state, {name: x[0] for name, x in metrics.items()} | {"finite": jnp.stack(finite).all()}
+
+    update = jax.jit(jax.vmap(update_one))
+
     def chunk(state, floats, num_updates):
         """num_updates is a traced number: a chunk of any length runs the same program, so gives the same bits."""
-        size = (num_members // mesh.size, MAX_CHUNK)
-        buffer = jax.tree.map(lambda x: jnp.zeros(size, x.dtype), one_metrics)
+        shapes = jax.eval_shape(update, state, floats)[1]
+        buffer = jax.tree.map(lambda x: jnp.zeros((*x.shape, MAX_CHUNK), x.dtype), shapes)
 
         def body(i, state_and_buffer):
-            state, metrics = jax.vmap(update)(state_and_buffer[0], floats)
+            state, metrics = update(state_and_buffer[0], floats)
             return state, jax.tree.map(lambda rows, x: rows.at[:, i].set(x), state_and_buffer[1], metrics)
 
         return jax.lax.fori_loop(0, num_updates, body, (state, buffer))
@@ -130,10 +134,13 @@ def build(script, config, float_names, num_members, mesh, episodes):
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), EVALUATION))(seeds)
         return jax.vmap(play, (0, 0, None))(state, keys, jnp.array([True, False]))  # greedy, sampled
 
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_members, *x.shape), x.dtype), one_state)
+    one_seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    one_floats = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in float_names}
+    one_state = jax.eval_shape(init, one_seed, one_floats)
+    seeds, floats, like = member_shapes((one_seed, one_floats, one_state), num_members, mesh)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled_init = over_members(init_all, mesh).lower(seeds, floats).compile()
-    compiled_chunk = over_members(chunk, mesh, num_scalars=1, donate_argnums=0).lower(like, floats, number).compile()
+    compiled_init = compile_program(over_members(init_all, mesh), seeds, floats)
+    compiled_chunk = compile_program(over_members(chunk, mesh, num_scalars=1, donate_argnums=0), like, floats, number)
     seconds = time.monotonic() - start
     return Program(compiled_init, compiled_chunk, over_members(evaluate, mesh), like, seconds)
 
@@ -197,7 +204,8 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
         raise Interrupted
     checkpoints.close()
     start = time.monotonic()
-    returns = np.asarray(program.evaluate(state, seeds))[: len(members)]
+    evaluate = compile_program(program.evaluate, state, seeds)  # not before: most of a run's time comes first
+    returns = np.asarray(evaluate(state, seeds))[: len(members)]
     env_steps = round((done - loaded.update) * steps_per_update)
     return Result(returns, first_bad, program.compile_seconds, train_seconds, time.monotonic() - start, env_steps)
 
@@ -255,6 +263,12 @@ class Progress:
     def track(self, members, first_update, metrics):
         if self.tracker is not None:
             self.tracker.log(members, first_update, metrics)
+
+    def report_nan(self, members_and_updates):
+        for member, update in members_and_updates[:MOST_NAMED]:
+            self.say(f"member {member.index} ({member.name}) has NaN parameters from update {update} on")
+        if len(members_and_updates) > MOST_NAMED:
+            self.say(f"and {len(members_and_updates) - MOST_NAMED} more members with NaN parameters, see summary.json")
 
     def say(self, line):
         tqdm.write(line)
