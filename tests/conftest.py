@@ -1,0 +1,14 @@
+"""Two CPU devices, as the runner itself would make on two cores; one compile cache for all child processes."""
+
+import os
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """For child processes: they share compiled programs with one another, and nothing with the user."""
+    return os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,117 @@
+"""Probe environments: so small that the right value or policy is known exactly."""
+
+import gymnax
+import jax
+import jax.numpy as jnp
+from flax import struct
+from gymnax.environments import environment, spaces
+
+
+@struct.dataclass
+class State(environment.EnvState):
+    cue: jax.Array
+
+
+@struct.dataclass
+class Params(environment.EnvParams):
+    max_steps_in_episode: int = 1
+
+
+class Probe(environment.Environment):
+    """Episodes of `length` steps that end by time limit (truncated) or by themselves.
+
+    cue: -1 or 1, drawn anew at every reset.
+    """
+
+    length = 5
+    truncates = False
+    continuous = False
+
+    @property
+    def default_params(self):
+        return Params(max_steps_in_episode=self.length if self.truncates else 1000)
+
+    def reset_env(self, key, params):
+        state = State(time=0, cue=2 * jax.random.bernoulli(key).astype(jnp.int32) - 1)
+        return self.get_obs(state), state
+
+    def step_env(self, key, state, action, params):
+        reward = self.reward(state, action)
+        state = state.replace(time=state.time + 1)
+        terminated = jnp.array(False) if self.truncates else state.time >= self.length
+        return self.get_obs(state), state, reward, terminated, {}
+
+    def reward(self, state, action):
+        return jnp.float32(1.0)
+
+    def get_obs(self, state, params=None, key=None):
+        return jnp.ones(1)
+
+    def action_space(self, params=None):
+        return spaces.Box(-1.0, 1.0, (1,)) if self.continuous else spaces.Discrete(2)
+
+    def observation_space(self, params=None):
+        return spaces.Box(-2.0, 2.0, (1,))
+
+    @property
+    def name(self):
+        return type(self).__name__
+
+
+class TimeLimit(Probe):
+    """Reward 1 each step, the same observation, cut after 5 steps: V = 1 / (1 - gamma)."""
+
+    truncates = True
+
+
+class Terminating(Probe):
+    """The same, but the episode ends by itself: V, the same at each of the 5 steps, is the mean of the finite sums."""
+
+
+class SeesTime(Terminating):
+    """The same with time observed: V at step t is the sum of gamma^i over the 5 - t steps left."""
+
+    def get_obs(self, state, params=None, key=None):
+        return jnp.array([state.time / 5.0])
+
+
+class SeesCue(Probe):
+    """One step, reward = cue = observation: V(obs) = obs."""
+
+    length = 1
+
+    def reward(self, state, action):
+        return state.cue.astype(jnp.float32)
+
+    def get_obs(self, state, params=None, key=None):
+        return state.cue.astype(jnp.float32)[None]
+
+
+class MatchCue(SeesCue):
+    """One step, reward 1 for action 1 where the cue is 1 and action 0 where it is -1, else -1: the best return is 1."""
+
+    def reward(self, state, action):
+        return jnp.where(action == (state.cue > 0), 1.0, -1.0)
+
+
+class Target(Probe):
+    """One step, continuous, reward -(action - 0.5)^2 of the clipped action: the best action is 0.5."""
+
+    length = 1
+    continuous = True
+
+    def reward(self, state, action):
+        return -jnp.square(action[0] - 0.5)
+
+
+class FarTarget(Target):
+    """Reward = the action as it reached the environment: the best is the upper bound, 1, and more is not possible."""
+
+    def reward(self, state, action):
+        return action[0]
+
+
+PROBES = (TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, Target, FarTarget)
+for probe in PROBES:
+    if f"{probe.__name__}-probe" not in gymnax.registered_envs:
+        gymnax.register(f"{probe.__name__}-probe", probe)

@@ -1,0 +1,306 @@
+"""The host side: sweeps, members, statistics, checkpoints, metrics file, pictures."""
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import ppo
+from runner import checkpoint, devices, members, plots, record, report, stats
+from runner.errors import UsageError, require
+
+BASE = ppo.Config(total_timesteps=2048, hidden_size=8)
+
+
+# --- Sweeps and members -----------------------------------------------------------------------------------------------
+def test_grid():
+    points = members.parse_sweep(["lr=1e-4,3e-4", "anneal-lr=true,false"], ppo.Config, 0)
+    assert points == [{"lr": lr, "anneal_lr": anneal} for lr in (1e-4, 3e-4) for anneal in (True, False)]
+    assert members.parse_sweep([], ppo.Config, 0) == [{}]
+
+
+def test_fields_in_one_item_go_together():
+    points = members.parse_sweep(["num_envs=4,8 lr=1e-3,2e-3"], ppo.Config, 0)
+    assert points == [{"num_envs": 4, "lr": 1e-3}, {"num_envs": 8, "lr": 2e-3}]
+
+
+def test_random_search_is_drawn_from_the_seed_and_within_bounds():
+    points = members.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 3)
+    assert len(points) == 800
+    lrs = np.array(sorted({p["lr"] for p in points}))
+    assert len(lrs) == 400 and lrs.min() >= 1e-5 and lrs.max() <= 1e-2
+    assert np.mean(lrs < 10**-3.5) == pytest.approx(0.5, abs=0.08)  # uniform in the logarithm
+    assert points == members.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 3)
+    assert points != members.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 4)
+    together = members.parse_sweep(["lr=log:1e-5:1e-2:5 ent_coef=lin:0:0.05:5"], ppo.Config, 0)
+    assert len(together) == 5
+
+
+def test_members_are_grouped_by_static_values_and_cut():
+    points = members.parse_sweep(["lr=1e-4,1e-3", "activation=tanh,relu"], ppo.Config, 0)
+    everyone = members.make_members(points, 3, 10)
+    assert [m.seed for m in everyone[:4]] == [10, 11, 12, 10]
+    batches = members.make_batches(everyone, BASE, 4)
+    assert [len(b.members) for b in batches] == [4, 2, 4, 2]
+    assert [b.config.activation for b in batches] == ["tanh", "tanh", "relu", "relu"]
+    assert batches[0].floats() == {"lr": [1e-4, 1e-4, 1e-4, 1e-3]}
+    assert sorted(m.index for b in batches for m in b.members) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("500000", 500000), ("500_000", 500000), ("5e5", 500000), ("9007199254740993", 2**53 + 1)]
+)
+def test_whole_numbers_as_people_type_them(word, value):
+    assert members.parse_int(word) == value
+
+
+# --- Statistics -------------------------------------------------------------------------------------------------------
+def test_iqm_drops_the_outer_quarters():
+    assert stats.iqm(np.array([-1000.0, 1, 2, 3, 4, 5, 6, 1000])) == pytest.approx(np.mean([2, 3, 4, 5]))
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        low, high = stats.interval(rng.normal(size=30), np.mean)
+        hits += low <= 0 <= high
+    assert 180 <= hits <= 200  # 95 % nominal; the percentile bootstrap is a little short at 30 seeds
+    assert np.isnan(stats.interval(np.array([1.0]))).all()
+
+
+def test_describe_leaves_out_what_is_not_finite():
+    found = stats.describe([1.0, 2.0, 3.0, np.nan, np.inf])
+    assert found["n"] == 3 and found["mean"] == 2.0 and found["low"] <= found["iqm"] <= found["high"]
+    assert stats.describe([np.nan])["n"] == 0
+
+
+# --- Devices ----------------------------------------------------------------------------------------------------------
+def test_members_are_spread_over_devices_and_padding_does_not_reach_results():
+    mesh = devices.make_mesh()
+    assert mesh.size == 2
+    placed = devices.place({"x": np.arange(5.0)}, mesh)["x"]
+    np.testing.assert_array_equal(placed, [0, 1, 2, 3, 4, 4])
+    assert {len(shard.data) for shard in placed.addressable_shards} == {3}
+    doubled = devices.over_members(lambda x, k: 2 * x + k, mesh, num_scalars=1)(placed, 1.0)
+    np.testing.assert_array_equal(doubled[:5], 2 * np.arange(5.0) + 1)
+
+
+def test_only_the_cache_warning_is_dropped(capfd):
+    with devices.without_cache_warning():
+        import os
+
+        os.write(2, b"W0 PjRt-IFRT does not track XLA executable versions.\nsomething else\n")
+    assert capfd.readouterr().err == "something else\n"
+
+
+# --- Checkpoints ------------------------------------------------------------------------------------------------------
+def example_state(scale=1.0):
+    keys = jax.random.split(jax.random.key(1), 4)
+    return {"w": scale * jnp.arange(8.0).reshape(4, 2), "key": keys, "n": jnp.arange(4), "flag": jnp.ones(4, bool)}
+
+
+def filled(folder, updates=(1, 2, 3)):
+    store = checkpoint.Checkpoints(folder)
+    for update in updates:
+        store.save(update, checkpoint.to_host(example_state(update), 3), {"metrics_bytes": update})
+    return store
+
+
+def shapes():
+    return checkpoint.host_shapes(jax.eval_shape(example_state), 3)
+
+
+def test_checkpoints_come_back_bit_identical_and_the_newest_two_are_kept(tmp_path):
+    store = filled(tmp_path / "c")
+    assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.is_dir()) == ["2", "3"]
+    loaded = store.load(shapes())
+    assert (loaded.update, loaded.notes["metrics_bytes"], loaded.damaged) == (3, 3, [])
+    state = checkpoint.from_host(loaded.arrays, jax.eval_shape(example_state))
+    expected = jax.tree.map(lambda x: x[:3], example_state(3))
+    assert jnp.issubdtype(state["key"].dtype, jax.dtypes.prng_key)
+    np.testing.assert_array_equal(jax.random.key_data(state["key"]), jax.random.key_data(expected["key"]))
+    for name in ("w", "n", "flag"):
+        np.testing.assert_array_equal(state[name], expected[name])
+        assert state[name].dtype == expected[name].dtype
+
+
+def data_files(folder):
+    return [p for p in folder.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
+def test_a_damaged_newest_checkpoint_is_named_and_skipped(tmp_path, damage):
+    filled(tmp_path / "c").close()
+    for path in data_files(tmp_path / "c" / "3"):
+        content = path.read_bytes()
+        if damage == "truncate":
+            path.write_bytes(content[: len(content) // 2])
+        elif damage == "remove":
+            path.unlink()
+        else:
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if content else b"x")
+    loaded = checkpoint.Checkpoints(tmp_path / "c").load(shapes())
+    assert loaded.update == 2 and loaded.notes["metrics_bytes"] == 2
+    assert len(loaded.damaged) <= 1 and all(name.endswith("3") for name in loaded.damaged)
+
+
+def test_wrong_bytes_that_still_parse_are_found_by_the_digest(tmp_path, monkeypatch):
+    store = filled(tmp_path / "c", (1,))
+    monkeypatch.setattr(checkpoint, "digest", lambda arrays: "of other bytes")
+    store.save(2, checkpoint.to_host(example_state(2), 3), {})
+    monkeypatch.undo()
+    loaded = store.load(shapes())
+    assert loaded.update == 1 and [name.rsplit("/", 1)[1] for name in loaded.damaged] == ["2"]
+
+
+def test_no_checkpoint_and_none_whole(tmp_path):
+    assert checkpoint.Checkpoints(tmp_path / "empty").load(shapes()) == (0, None, {}, [])
+    filled(tmp_path / "c", (1,)).close()
+    for path in data_files(tmp_path / "c" / "1" / "state"):
+        path.write_bytes(b"")
+    loaded = checkpoint.Checkpoints(tmp_path / "c").load(shapes())
+    assert loaded.update == 0 and loaded.arrays is None and len(loaded.damaged) == 1
+
+
+def test_a_disk_that_refuses_is_a_usage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="can't write"):
+        checkpoint.Checkpoints(tmp_path / "file" / "c")
+
+
+def test_nothing_is_pickled(tmp_path):
+    filled(tmp_path / "c").close()
+    assert data_files(tmp_path / "c")
+    for path in data_files(tmp_path / "c"):
+        assert not path.read_bytes().startswith(b"\x80") and path.suffix not in (".pkl", ".pickle")
+
+
+# --- Record -----------------------------------------------------------------------------------------------------------
+def test_metrics_file_does_not_depend_on_chunks_and_is_cut_on_going_on(tmp_path):
+    people = members.make_members([{"lr": 0.1}, {"lr": 0.2}], 2, 5)
+    rng = np.random.default_rng(0)
+    metrics = {"episode_return": rng.normal(size=(6, 4)).astype(np.float32), "env_steps": np.full((6, 4), 7, np.int32)}
+
+    def written(name, cuts):
+        file = record.MetricsFile(tmp_path / name)
+        for start, stop in cuts:
+            file.append(people, start + 1, {k: v[start:stop] for k, v in metrics.items()})
+        file.close()
+        return (tmp_path / name).read_bytes()
+
+    whole = written("a", [(0, 6)])
+    assert whole == written("b", [(0, 1), (1, 4), (4, 6)])
+    file = record.MetricsFile(tmp_path / "c")
+    file.append(people, 1, {k: v[:2] for k, v in metrics.items()})
+    kept = file.position
+    file.append(people, 3, {k: v[2:5] for k, v in metrics.items()})  # written after the checkpoint: to be done again
+    file.close()
+    file = record.MetricsFile(tmp_path / "c")
+    file.go_to(kept)
+    file.append(people, 3, {k: v[2:6] for k, v in metrics.items()})
+    file.close()
+    assert (tmp_path / "c").read_bytes() == whole
+    with pytest.raises(UsageError, match="start a new run"):
+        record.MetricsFile(tmp_path / "c").go_to(10**6)
+    table = pd.read_csv(tmp_path / "a")
+    assert list(table) == ["member", "seed", "lr", "update", "env_steps", "episode_return"]
+    assert table["member"].tolist() == [0, 1, 2, 3] * 6 and table["seed"].tolist() == [5, 6, 5, 6] * 6
+    back = table["episode_return"].to_numpy(np.float32).reshape(6, 4)
+    np.testing.assert_array_equal(back, metrics["episode_return"])  # to the last bit
+
+
+def test_json_has_null_for_nan(tmp_path):
+    record.write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1.5]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 1.5]}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_missing_package_names_the_install_command():
+    with pytest.raises(UsageError, match="pip install no_such_package"):
+        require("no_such_package", "--track")
+
+
+# --- Report and pictures ----------------------------------------------------------------------------------------------
+def example_plan(sweep, num_seeds=4):
+    script = types.SimpleNamespace(name="ppo", path=types.SimpleNamespace(name="ppo.py"), Config=ppo.Config)
+    points = members.parse_sweep(sweep, ppo.Config, 0)
+    options = types.SimpleNamespace(num_seeds=num_seeds, seed=0)
+    everyone = members.make_members(points, num_seeds, 0)
+    batches = members.make_batches(everyone, BASE, 0)
+    return types.SimpleNamespace(
+        script=script, config=BASE, points=points, options=options, members=everyone, batches=batches
+    )
+
+
+def example_metrics(plan, updates=40):
+    rows = [
+        (m.index, u, u * 128, 100 * m.point + u + m.seed if u > 2 else np.nan)
+        for u in range(1, updates + 1)
+        for m in plan.members
+    ]
+    return pd.DataFrame(rows, columns=["member", "update", "env_steps", "episode_return"])
+
+
+def example_points(plan, bad_members=()):
+    bad = np.isin(np.arange(len(plan.members)), bad_members).astype(int) * 7
+    returns = np.stack([[[m.point + 1.0] * 3, [m.point + 0.5] * 3] for m in plan.members])
+    returns[bad > 0] = np.nan
+    results = [
+        types.SimpleNamespace(
+            returns=returns[[m.index for m in batch.members]], first_bad=bad[[m.index for m in batch.members]]
+        )
+        for batch in plan.batches
+    ]
+    rows = report.summarize_members(plan, example_metrics(plan), results)
+    return rows, report.summarize_points(plan, rows)
+
+
+def test_final_return_is_the_mean_of_the_last_tenth():
+    rows, _ = example_points(example_plan(["activation=tanh,relu", "lr=1e-4,1e-3"]))
+    assert [row["final_return"] for row in rows] == [
+        100 * r["point"] + 38.5 + r["seed"] for r in rows
+    ]  # updates 37 to 40
+    assert [row["greedy_return"] for row in rows] == [r["point"] + 1.0 for r in rows]
+
+
+def test_a_nan_member_is_counted_and_harms_no_other():
+    plan = example_plan(["lr=1e-4,1e-3"])
+    _, points = example_points(plan, bad_members=[5])
+    _, clean = example_points(plan)
+    assert [p["nan_seeds"] for p in points] == [0, 1]
+    assert points[0] == clean[0]
+    assert points[1]["final_return"]["n"] == 3 and np.isfinite(points[1]["final_return"]["iqm"])
+    assert report.best_point(clean) == 1 and report.best_point(points) == 0  # a point that diverges is not the best
+
+
+def test_rerun_command_parses_back_to_the_best_point():
+    plan = example_plan(["lr=1e-4,0.00123", "anneal_lr=true,false"])
+    command = report.rerun_command(plan, 3).split()
+    assert command[:2] == ["python", "ppo.py"]
+    assert "--lr 0.00123 --hidden-size" not in command and "0.00123" in command and "--no-anneal-lr" in command
+    assert command[-4:] == ["--num-seeds", "4", "--seed", "4"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "pictures"),
+    [
+        ([], ["learning_curve.png"]),
+        (["lr=1e-5,1e-4,1e-2"], ["learning_curve.png", "sweep.png"]),
+        (["activation=tanh,relu"], ["learning_curve.png", "sweep.png"]),
+        (["lr=1e-4,1e-3", "ent_coef=0,0.01,0.02"], ["learning_curve.png", "sweep.png"]),
+        (["lr=log:1e-5:1e-2:5 ent_coef=lin:0:0.1:5"], ["learning_curve.png", "sweep.png"]),
+        (["lr=1e-4,1e-3", "ent_coef=0,0.01", "gamma=0.9,0.99"], ["learning_curve.png"]),
+    ],
+)
+def test_pictures(tmp_path, sweep, pictures):
+    plan = example_plan(sweep)
+    _, points = example_points(plan, bad_members=[1])
+    plots.learning_curve(tmp_path / "learning_curve.png", plan, example_metrics(plan), points)
+    plots.sweep(tmp_path / "sweep.png", plan, points)
+    assert sorted(p.name for p in tmp_path.iterdir()) == pictures
+    assert all(p.read_bytes().startswith(b"\x89PNG") and p.stat().st_size > 5000 for p in tmp_path.iterdir())

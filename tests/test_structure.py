@@ -1,0 +1,54 @@
+"""What makes the scripts single files: only third-party imports at module level, and shallow functions."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(p for p in ROOT.glob("*.py"))
+FIRST_PARTY = {p.stem for p in SCRIPTS} | {p.name for p in ROOT.iterdir() if p.is_dir()}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def depth(node, level=0):
+    return max([level, *(depth(child, level + isinstance(child, FUNCTIONS)) for child in ast.iter_child_nodes(node))])
+
+
+def imports_at_module_level(tree):
+    """Names imported when the module is imported: everything but function bodies and the __main__ block."""
+    found, waiting = set(), list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, FUNCTIONS) or (isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("." if node.level else node.module.split(".")[0])
+        waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
+def test_a_script_can_be_copied_alone(path):
+    first_party = imports_at_module_level(ast.parse(path.read_text())) & (FIRST_PARTY | {"."})
+    assert not first_party, f"{path.name} imports {first_party} at module level: move it under __main__"
+
+
+def test_the_check_itself_sees_first_party_imports():
+    assert "runner" in imports_at_module_level(
+        ast.parse("import os\ntry:\n    from runner import main\nexcept E:\n  pass")
+    )
+    assert not imports_at_module_level(ast.parse("if __name__ == '__main__':\n    from runner import main"))
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *ROOT.glob("runner/*.py")], ids=lambda p: p.name)
+def test_functions_nest_at_most_two_deep(path):
+    assert depth(ast.parse(path.read_text())) <= 2
+
+
+def test_the_runner_contains_no_algorithm():
+    for path in ROOT.glob("runner/*.py"):
+        imported = imports_at_module_level(ast.parse(path.read_text()))
+        assert not imported & {"optax", "distrax", "flax", "evosax", *(p.stem for p in SCRIPTS)}, path
