@@ -399,7 +399,7 @@ def make_train(config, loss_fn=ppo_loss):
         params, opt_state = learner
         grads, metrics = jax.grad(minibatch_loss, has_aux=True)(params, batch)
         updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": optax.global_norm(grads)}
+        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
 
     def update_epoch(learner_and_batch, key):
         learner, batch = learner_and_batch

@@ -1,9 +1,24 @@
 """Evaluation of final policies: whole episodes, greedy and sampled, jitted."""
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 MAX_STEPS = 10_000  # for environments that name no time limit of their own
+
+
+class Loop(NamedTuple):
+    """What one step of all episodes hands to the next."""
+
+    time: jax.Array
+    key: jax.Array
+    env_state: Any
+    obs: jax.Array
+    carry: Any  # the policy's memory
+    done: jax.Array  # (episodes,), whether each environment's first episode has ended
+    returns: jax.Array  # (episodes,), NaN until then
 
 
 def make_evaluate(script, config, episodes):
@@ -13,26 +28,23 @@ def make_evaluate(script, config, episodes):
     limit = getattr(env_params, "max_steps_in_episode", MAX_STEPS)
 
     def unfinished(loop):
-        time, done = loop[0], loop[1]
-        return (time < limit) & ~done.all()
+        return (loop.time <= limit) & ~loop.done.all()
+
+    def step(state, greedy, loop):
+        key, action_key, env_key = jax.random.split(loop.key, 3)
+        carry, action = act(state, loop.carry, loop.obs, action_key, greedy)
+        obs, env_state, _, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
+            jax.random.split(env_key, episodes), loop.env_state, action, env_params
+        )
+        ends = (terminated | truncated) & ~loop.done
+        returns = jnp.where(ends, info["returned_episode_returns"], loop.returns)
+        return Loop(loop.time + 1, key, env_state, obs, carry, loop.done | ends, returns)
 
     def evaluate(state, key, greedy):
-        reset_key, key = jax.random.split(key)
+        key, reset_key = jax.random.split(key)
         obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(reset_key, episodes), env_params)
-
-        def step(loop):
-            time, done, returns, carry, obs, env_state = loop
-            action_key, env_key = jax.random.split(jax.random.fold_in(key, time))
-            carry, action = act(state, carry, obs, action_key, greedy)
-            obs, env_state, _, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
-                jax.random.split(env_key, episodes), env_state, action, env_params
-            )
-            ends = (terminated | truncated) & ~done  # each environment's first episode only
-            returns = jnp.where(ends, info["returned_episode_returns"], returns)
-            return time + 1, done | ends, returns, carry, obs, env_state
-
         done, returns = jnp.zeros(episodes, bool), jnp.full(episodes, jnp.nan)
-        start = (jnp.int32(0), done, returns, init_carry(episodes), obs, env_state)
-        return jax.lax.while_loop(unfinished, step, start)[2]
+        start = Loop(jnp.int32(0), key, env_state, obs, init_carry(episodes), done, returns)
+        return jax.lax.while_loop(unfinished, functools.partial(step, state, greedy), start).returns
 
     return evaluate

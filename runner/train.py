@@ -118,16 +118,17 @@ def build(script, config, float_names, num_members, mesh, episodes):
 
     update = jax.jit(jax.vmap(update_one))
 
+    def update_and_store(i, loop):
+        state, floats, buffer = loop
+        state, metrics = update(state, floats)
+        return state, floats, jax.tree.map(lambda rows, x: rows.at[:, i].set(x), buffer, metrics)
+
     def chunk(state, floats, num_updates):
         """num_updates is a traced number: a chunk of any length runs the same program, so gives the same bits."""
         shapes = jax.eval_shape(update, state, floats)[1]
         buffer = jax.tree.map(lambda x: jnp.zeros((*x.shape, MAX_CHUNK), x.dtype), shapes)
-
-        def body(i, state_and_buffer):
-            state, metrics = update(state_and_buffer[0], floats)
-            return state, jax.tree.map(lambda rows, x: rows.at[:, i].set(x), state_and_buffer[1], metrics)
-
-        return jax.lax.fori_loop(0, num_updates, body, (state, buffer))
+        state, _, buffer = jax.lax.fori_loop(0, num_updates, update_and_store, (state, floats, buffer))
+        return state, buffer
 
     def evaluate(state, seeds):
         play = jax.vmap(make_evaluate(script, config, episodes), (None, None, 0))
@@ -278,3 +279,4 @@ class Progress:
             self.bar.close()
         if self.tracker is not None:
             self.tracker.close()
+            self.tracker = None

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time; child processes optimise
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def test_value_loss_by_hand(value, target, old, clipped, expected):
 
 def test_ppo_loss_by_hand():
     """Two samples, two actions, everything worked out on paper."""
-    probability = np.array([[0.6, 0.4], [0.2, 0.8]])
+    probability = np.array([[0.55, 0.45], [0.2, 0.8]])
     batch = ppo.Batch(
         obs=None,
         action=jnp.array([0, 1]),
@@ -85,15 +85,15 @@ def test_ppo_loss_by_hand():
     )
     config = ppo.Config(clip_eps=0.2, ent_coef=0.1, vf_coef=0.5, clip_value=False)
     loss, metrics = ppo.ppo_loss(distrax.Categorical(probs=probability), jnp.array([0.5, 0.5]), batch, config)
-    ratio = np.array([1.2, 1.6])
-    policy_loss = (-1.2 + 1.6) / 2  # clipped at 1.2 for the good action, not clipped for the bad one
+    ratio = np.array([1.1, 1.6])
+    policy_loss = (-1.1 + 1.6) / 2  # 1.6 is past the clip, yet counts in full where the action was bad
     value_loss = 0.5 * (0.25 + 2.25) / 2
     entropy = -(probability * np.log(probability)).sum() / 2
     assert metrics["policy_loss"] == pytest.approx(policy_loss, abs=1e-6)
     assert metrics["value_loss"] == pytest.approx(value_loss)
     assert metrics["entropy"] == pytest.approx(entropy)
     assert metrics["approx_kl"] == pytest.approx((ratio - 1 - np.log(ratio)).mean(), abs=1e-6)
-    assert metrics["clip_fraction"] == pytest.approx(0.5)  # 1.2 is on the edge (float32: not above), 1.6 is outside
+    assert metrics["clip_fraction"] == pytest.approx(0.5)
     assert loss == pytest.approx(policy_loss + 0.5 * value_loss - 0.1 * entropy, abs=1e-6)
 
 

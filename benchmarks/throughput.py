@@ -1,0 +1,135 @@
+"""Training throughput: env steps/s of whole runs with 1, 16 and 128 seeds, compile time apart, peak memory.
+
+    python benchmarks/throughput.py                    # all scripts, about ten minutes on two cores
+    python benchmarks/throughput.py --scripts ppo --seeds 1 16
+
+Each (script, seeds) runs in a process of its own, so that peak memory is its own: it compiles the runner's program
+once, warms it up, and times REPEATS chunks of updates. The table gives medians and the quartiles around them.
+"""
+
+import argparse
+import csv
+import importlib
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REPEATS = 7
+SECONDS = 4.0  # per repeat
+COLUMNS = (
+    "script",
+    "env_id",
+    "seeds",
+    "devices",
+    "compile_seconds",
+    "steps_per_second",
+    "low",
+    "high",
+    "peak_memory_mb",
+)
+
+
+def measure(name, env_id, seeds):
+    """One row, as a dict, measured in this process."""
+    sys.path.insert(0, str(ROOT))
+    script = importlib.import_module(name)
+    import jax
+    import numpy as np
+
+    from runner.cli import Script
+    from runner.devices import make_mesh, padded_count, place
+    from runner.train import MAX_CHUNK, build
+
+    mesh = make_mesh()
+    config = script.Config(env_id=env_id)
+    parts = Script(ROOT / f"{name}.py", script.Config, script.make_env, script.make_train, script.make_policy)
+    program = build(parts, config, (), padded_count(seeds, mesh), mesh, 1)
+    state = program.init(place(np.arange(seeds, dtype=np.uint32), mesh), {})
+
+    def run(state, updates):
+        start = time.monotonic()
+        state, metrics = jax.block_until_ready(program.chunk(state, {}, np.int32(updates)))
+        return state, time.monotonic() - start, int(metrics["env_steps"][0, updates - 1])
+
+    state, _, steps_per_update = run(state, 1)
+    state, seconds, _ = run(state, 8)
+    updates = max(1, min(MAX_CHUNK, round(8 * SECONDS / seconds)))
+    speeds = []
+    for _ in range(REPEATS):
+        state, seconds, _ = run(state, updates)
+        speeds.append(seeds * updates * steps_per_update / seconds)
+    low, middle, high = statistics.quantiles(speeds, n=4)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+    values = (name, env_id, seeds, mesh.size, program.compile_seconds, middle, low, high, peak)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def machine():
+    """What the figures hold for."""
+    from importlib.metadata import version
+
+    import jax
+
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "machine": f"{jax.devices()[0].device_kind}; {cores} cores of {models[0] if models else platform.processor()}",
+        "python": platform.python_version(),
+        "jax": version("jax"),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scripts", nargs="+", default=["ppo"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 16, 128])
+    parser.add_argument("--env-id", default="CartPole-v1")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "throughput.csv")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # measure in this process, print JSON
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.scripts[0], args.env_id, args.seeds[0])))
+        return
+    rows, description = [], machine()
+    print(f"{description['machine']}, jax {description['jax']}: median of {REPEATS} [quartiles]")
+    print(f"{'script':10} {'seeds':>6} {'compile s':>10} {'env steps/s':>28} {'peak MB':>9}")
+    for name in args.scripts:
+        for seeds in args.seeds:
+            command = [
+                sys.executable,
+                __file__,
+                "--one",
+                "--scripts",
+                name,
+                "--seeds",
+                str(seeds),
+                "--env-id",
+                args.env_id,
+            ]
+            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            row = json.loads(found.stdout.splitlines()[-1])
+            rows.append(row | description)
+            speed = f"{row['steps_per_second']:,.0f} [{row['low']:,.0f}, {row['high']:,.0f}]"
+            print(
+                f"{name:10} {seeds:6} {row['compile_seconds']:10.1f} {speed:>28} {row['peak_memory_mb']:9.0f}",
+                flush=True,
+            )
+    args.output.parent.mkdir(exist_ok=True)
+    with open(args.output, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    print(f"written to {args.output}")
+
+
+if __name__ == "__main__":
+    main()

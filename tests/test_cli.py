@@ -1,0 +1,360 @@
+"""The command line: every row of bad input, whole runs, killing and going on, a full disk, trackers."""
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import ppo
+from runner import main
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--total-timesteps", "8192", "--hidden-size", "8", "--eval-episodes", "128"]
+
+
+def python(*args, env, cwd, **options):
+    return subprocess.run(
+        [sys.executable, *map(str, args)], env=env, cwd=cwd, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def ppo_command(*args, env, cwd, **options):
+    return python(ROOT / "ppo.py", *args, env=env, cwd=cwd, **options)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --- Bad input --------------------------------------------------------------------------------------------------------
+BAD = [
+    ("--env-id CartPole", ["'CartPole' is not a gymnax environment", "CartPole-v1"]),
+    ("--env-id breakout", ["Breakout-MinAtar"]),
+    ("--env-id FrozenLake-misc", ["Discrete(16", "no script here can read"]),
+    ("--total-timesteps 511", ["less than one update", "at least 512"]),
+    ("--num-minibatches 3", ["can't be cut", "num_minibatches = 2"]),
+    ("--num-envs 1 --num-steps 4", ["2 samples or more", "num_minibatches = 2"]),
+    ("--num-envs 0", ["num_envs must be a whole number from 1", "default 4"]),
+    ("--num-steps -5", ["num_steps must be a whole number from 1"]),
+    ("--hidden-size 0", ["hidden_size must be"]),
+    ("--gamma 1.01", ["gamma must be in [0, 1], not 1.01", "0.99"]),
+    ("--gae-lambda -0.1", ["gae_lambda must be in [0, 1]"]),
+    ("--lr nan", ["lr must be finite and not negative"]),
+    ("--lr inf", ["lr must be finite and not negative"]),
+    ("--lr -1", ["lr must be finite and not negative", "0.00025"]),
+    ("--lr abc", ["--lr: 'abc' is not a number", "1e-3"]),
+    ("--total-timesteps 5.5", ["'5.5' is not a whole number", "5e5"]),
+    ("--activation elu", ["tanh or relu", "'elu'"]),
+    ("--lrr 1e-3", ["--lrr", "did you mean --lr?"]),
+    ("--ent-coeff 0.1", ["did you mean --ent-coef?"]),
+    ("--lr", ["--lr", "missing value"]),
+    ("stray", ["stray", "--help"]),
+    ("--num-seeds 0", ["num_seeds must be a whole number of at least 1"]),
+    ("--seed -1", ["seed must be a whole number of at least 0"]),
+    ("--max-members-at-once -1", ["max_members_at_once"]),
+    ("--track excel", ["'excel'", "wandb", "tensorboard"]),
+    ("--sweep", ["--sweep has no values"]),
+    ("--sweep lrr=1", ["no field 'lrr'", "did you mean lr?"]),
+    ("--sweep lr=", ["lr= has no values"]),
+    ("--sweep lr", ["names no values"]),
+    ("--sweep lr=fast", ["'fast' is not a number"]),
+    ("--sweep num_envs=2.5", ["'2.5' is not a whole number"]),
+    ("--sweep anneal_lr=maybe", ["'maybe' is neither true nor false"]),
+    ("--sweep lr=1,1", ["a value twice"]),
+    ("--sweep lr=1 lr=2", ["names lr twice"]),
+    ("--sweep gamma=0.9,2", ["gamma must be in [0, 1], not 2.0"]),
+    ("--sweep num_minibatches=4,3", ["can't be cut"]),
+    ("--sweep lr=log:0:1:4", ["0 < low < high"]),
+    ("--sweep lr=lin:1:2", ["lin:low:high:count"]),
+    ("--sweep activation=lin:1:2:3", ["only numbers can be drawn"]),
+    ("--resume nowhere", ["no run directory", "runs/"]),
+    ("--resume .", ["no run directory"]),
+    ("--run-dir .", ["exists already", "--resume"]),
+    ("--run-dir /proc/none/x", ["can't write the run directory", "--run-dir"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[row[0] for row in BAD])
+def test_bad_input_gets_one_line_and_exit_code_2(arguments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(ppo.__file__, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, arguments.split())
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert printed.err.startswith("ppo.py: ") and printed.err.count("\n") <= 2 and printed.out == ""
+    for words in expected:
+        assert words in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_gets_the_same_words_as_value_errors():
+    for changes, words in (
+        ({"gamma": 2.0}, r"gamma must be in \[0, 1\], not 2.0"),
+        ({"env_id": "CartPole"}, "did you mean: CartPole-v1"),
+        ({"total_timesteps": 5e5}, "total_timesteps must be a whole number"),
+        ({"num_minibatches": 3}, "use num_minibatches = 2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ppo.Config(**changes)
+
+
+def test_missing_packages_name_their_install_command(tmp_path, environment):
+    """A stub finder hides the packages, as on a machine that has not installed them."""
+    script = (
+        "import importlib.util, sys, runpy\nfound = importlib.util.find_spec\n"
+        "hidden = ('wandb', 'tensorboard', 'pygame')\n"
+        "importlib.util.find_spec = lambda name, *a: None if name in hidden else found(name, *a)\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\nsys.argv = ['ppo.py', *sys.argv[1:]]\n"
+        f"runpy.run_path({str(ROOT / 'ppo.py')!r}, run_name='__main__')"
+    )
+    for flags, package in (
+        (["--track", "wandb"], "wandb"),
+        (["--track", "tensorboard"], "tensorboard"),
+        (["--gif"], "pygame"),
+    ):
+        found = python("-c", script, *flags, env=environment, cwd=tmp_path)
+        assert found.returncode == 2 and f"pip install {package}" in found.stderr and "Traceback" not in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_every_fields_comment(environment, tmp_path):
+    found = python(ROOT / "ppo.py", "--help", env=environment | {"COLUMNS": "200"}, cwd=tmp_path)
+    assert found.returncode == 0
+    for words in (
+        "--gae-lambda",
+        "GAE's bias (0) against variance (1)",
+        "--num-seeds",
+        "agents per sweep point",
+        "0.00025",
+    ):
+        assert words in found.stdout
+
+
+# --- Whole runs -------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def sweep_run(tmp_path_factory, environment):
+    """A sweep over a float and a static field, 2 seeds, one value that diverges."""
+    cwd = tmp_path_factory.mktemp("sweep")
+    args = ["--sweep", "lr=1e-3,1e30", "activation=tanh,relu", "--num-seeds", "2"]
+    found = ppo_command(*TINY, *args, "--track", "tensorboard", "--run-dir", "run", env=environment, cwd=cwd)
+    assert found.returncode == 0, found.stderr
+    return cwd / "run", found
+
+
+def test_the_record_is_complete(sweep_run):
+    run, _ = sweep_run
+    names = {p.name for p in run.iterdir()}
+    assert {
+        "config.json",
+        "ppo.py",
+        "metrics.csv",
+        "summary.json",
+        "learning_curve.png",
+        "sweep.png",
+        "checkpoints",
+    } <= names
+    assert (run / "ppo.py").read_text() == (ROOT / "ppo.py").read_text()
+    config = json.loads((run / "config.json").read_text())
+    assert config["script"] == "ppo" and config["versions"]["jax"] and len(config["points"]) == 4
+    table = pd.read_csv(run / "metrics.csv")
+    assert list(table)[:6] == ["member", "seed", "lr", "activation", "update", "env_steps"]
+    assert len(table) == 8 * 16 and set(table["activation"]) == {"tanh", "relu"}
+    assert not [p for p in run.rglob("*.tmp")]
+
+
+def test_the_diverged_members_are_named_and_harm_no_other(sweep_run):
+    run, found = sweep_run
+    summary = json.loads((run / "summary.json").read_text())
+    assert [p["nan_seeds"] for p in summary["points"]] == [0, 0, 2, 2]
+    assert "seed 0, lr=1e+30, activation=tanh" in found.stdout and "(2 NaN)" in found.stdout
+    table = pd.read_csv(run / "metrics.csv")
+    assert table[table["lr"] == 1e-3]["value_loss"].notna().all()
+    assert summary["points"][summary["best_point"]]["values"]["lr"] == 1e-3
+    assert "python ppo.py" in found.stdout and "--lr 0.001" in found.stdout
+
+
+def test_compile_and_run_time_are_reported_apart(sweep_run):
+    run, found = sweep_run
+    timing = json.loads((run / "summary.json").read_text())["timing"]
+    assert timing["compile_seconds"] > 0.5 and timing["env_steps"] == 8 * 8192
+    assert "compiled in" in found.stdout and "env steps/s" in found.stdout
+    assert "median return" in found.stderr and "steps/s" in found.stderr  # the bar
+
+
+def test_tensorboard_has_a_folder_per_member(sweep_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folders = sorted((sweep_run[0] / "tensorboard").iterdir())
+    assert len(folders) == 8 and "seed 1, lr=0.001, activation=tanh" in folders[1].name
+    events = EventAccumulator(str(folders[0]))
+    events.Reload()
+    assert len(events.Tensors("entropy")) == 16
+
+
+def test_one_member_alone_gives_what_it_gave_in_the_sweep(sweep_run, environment, tmp_path):
+    """The re-run command's promise: members don't see each other. Batches of other sizes may round otherwise."""
+    args = ["--lr", "1e-3", "--seed", "1", "--num-seeds", "1", "--run-dir", tmp_path / "one", "--no-compile-cache"]
+    assert ppo_command(*TINY, *args, env=environment, cwd=tmp_path).returncode == 0
+    one = pd.read_csv(tmp_path / "one" / "metrics.csv")
+    table = pd.read_csv(sweep_run[0] / "metrics.csv")
+    same = table[(table["seed"] == 1) & (table["lr"] == 1e-3) & (table["activation"] == "tanh")]
+    assert one["episode_return"].iloc[0] == same["episode_return"].iloc[0]
+    assert one["value_loss"].iloc[0] == pytest.approx(same["value_loss"].iloc[0], rel=1e-3)
+
+
+def test_resuming_refuses_other_settings_and_other_scripts(sweep_run, tmp_path, capsys, monkeypatch):
+    run, _ = sweep_run
+
+    def refused(*arguments, path=ppo.__file__):
+        with pytest.raises(SystemExit) as stop:
+            main(path, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, ["--resume", str(run), *arguments])
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    before = sha256(run / "metrics.csv")
+    assert "lr = 0.00025, not 0.5: drop --lr" in refused("--lr", "0.5")
+    assert "drop --num-seeds" in refused("--num-seeds", "3")
+    assert "drop --sweep" in refused("--sweep", "lr=1")
+    other = tmp_path / "other.py"
+    other.write_text(Path(ppo.__file__).read_text())
+    assert "is a run of ppo.py: type python ppo.py --resume" in refused(path=str(other))
+    assert sha256(run / "metrics.csv") == before
+
+
+# --- Killed, stopped, damaged -----------------------------------------------------------------------------------------
+LONG = [
+    "--total-timesteps", "200_000", "--hidden-size", "8", "--num-envs", "2", "--num-minibatches", "2",
+    "--num-seeds", "4", "--sweep", "lr=1e-4,1e-3", "--max-members-at-once", "4", "--checkpoint-every", "60",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, environment):
+    cwd = tmp_path_factory.mktemp("whole")
+    found = ppo_command(*LONG, "--run-dir", "run", env=environment, cwd=cwd)
+    assert found.returncode == 0, found.stderr
+    return cwd / "run"
+
+
+def wait_for_rows(run, process, rows):
+    """Until metrics.csv has so many lines."""
+    for _ in range(3000):
+        if (run / "metrics.csv").exists() and (run / "metrics.csv").read_bytes().count(b"\n") >= rows:
+            return
+        assert process.poll() is None, "ended too early to be killed"
+        time.sleep(0.02)
+    raise AssertionError("no progress")
+
+
+def start(*args, env, cwd):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "ppo.py"), *map(str, args)],
+        env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def assert_same_results(run, whole):
+    assert sha256(run / "metrics.csv") == sha256(whole / "metrics.csv")
+    for batch in ("batch-000", "batch-001"):
+        notes = [
+            json.loads((folder / "checkpoints" / batch / "781" / "notes" / "metadata").read_text())
+            for folder in (run, whole)
+        ]
+        assert notes[0]["digest"] == notes[1]["digest"]  # of every bit of the final states
+    members = [json.loads((folder / "summary.json").read_text())["members"] for folder in (run, whole)]
+    assert members[0] == members[1]
+
+
+def test_killed_twice_and_resumed_gives_the_same_bits(uninterrupted, environment, tmp_path):
+    """kill -9 in the first batch and again in the second; the damaged newest checkpoint costs nothing but time."""
+    run = tmp_path / "run"
+    process = start(*LONG, "--run-dir", run, env=environment, cwd=tmp_path)
+    wait_for_rows(run, process, 1200)
+    process.kill()
+    process.wait()
+    newest = max((p for p in (run / "checkpoints/batch-000").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    for path in newest.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    process = start("--resume", run, env=environment, cwd=tmp_path)
+    wait_for_rows(run, process, 4 * 781 + 300)  # in the second batch
+    process.kill()
+    printed = process.communicate()[0]
+    assert f"checkpoint {newest} is damaged" in printed
+    found = ppo_command("--resume", run, env=environment, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert_same_results(run, uninterrupted)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, environment, tmp_path):
+    process = start(*LONG, "--run-dir", "run", env=environment, cwd=tmp_path)
+    wait_for_rows(tmp_path / "run", process, 600)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "python ppo.py --resume run" in printed and "Traceback" not in printed
+    rows = (tmp_path / "run/metrics.csv").read_bytes().count(b"\n") - 1
+    assert str(rows // 4) in {p.name for p in (tmp_path / "run/checkpoints/batch-000").iterdir()}  # nothing is lost
+    assert ppo_command("--resume", "run", env=environment, cwd=tmp_path).returncode == 0
+    assert_same_results(tmp_path / "run", uninterrupted)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(environment, uninterrupted, tmp_path):
+    """A limit on file size stands in for the full disk: the same OSError from the same write."""
+    limit = 200_000
+    assert (uninterrupted / "metrics.csv").stat().st_size > 2 * limit
+    found = ppo_command(
+        *LONG, "--run-dir", "run", env=environment, cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert found.returncode == 2 and "Traceback" not in found.stderr, found.stderr
+    assert "File too large" in found.stderr and "--resume run" in found.stderr
+    assert [p for p in (tmp_path / "run/checkpoints/batch-000").iterdir() if p.name.isdigit()]
+    assert ppo_command("--resume", "run", env=environment, cwd=tmp_path).returncode == 0
+    assert_same_results(tmp_path / "run", uninterrupted)
+
+
+# --- Extras -----------------------------------------------------------------------------------------------------------
+def test_wandb_offline_one_run_per_member(environment, tmp_path):
+    env = environment | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    found = ppo_command(*TINY, "--num-seeds", "2", "--track", "wandb", "--run-dir", "run", env=env, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert len(list((tmp_path / "run/wandb").glob("offline-run-*"))) == 2
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "Breakout-MinAtar"])
+def test_gif(env_id, tmp_path, monkeypatch):
+    """The frames of a few random steps, drawn by the same functions as --gif's."""
+    import gymnax
+    import jax
+    import numpy as np
+
+    from runner.render import make_frames
+
+    env, env_params = gymnax.make(env_id)
+    _, state = env.reset(jax.random.key(0), env_params)
+    states = [state]
+    for i in range(4):
+        action = env.action_space(env_params).sample(jax.random.key(i))
+        _, state, *_ = env.step(jax.random.key(i), state, action, env_params)
+        states.append(state)
+    frames = make_frames(env, env_params, states)
+    assert len(frames) == 5 and frames[0].dtype == np.uint8 and frames[0].ndim == 3 and frames[0].shape[-1] == 3
+    assert any((frame != frames[0]).any() for frame in frames[1:])
+    assert len(np.unique(frames[0].reshape(-1, 3), axis=0)) > 2
+
+
+def test_gif_flag_writes_the_file(environment, tmp_path):
+    found = ppo_command(*TINY, "--num-seeds", "2", "--gif", "--run-dir", "run", env=environment, cwd=tmp_path)
+    assert found.returncode == 0 and "policy.gif" in found.stdout, found.stderr
+    assert (tmp_path / "run/policy.gif").read_bytes().startswith(b"GIF8")
+    with contextlib.suppress(FileNotFoundError):
+        assert not os.path.exists(tmp_path / "run/policy.tmp.gif")
