@@ -118,7 +118,7 @@ def make_env(env_id):
 
 
 class ClipActionWrapper(GymnaxWrapper):
-    """Clips actions to the environment's bounds; at the environment, for the ratio needs the action as sampled (C4)."""
+    """Clips actions to the environment's bounds; at the environment, for the ratio needs the action as sampled (C5)."""
 
     def step(self, key, state, action, params=None):
         space = self._env.action_space(params)
@@ -127,7 +127,7 @@ class ClipActionWrapper(GymnaxWrapper):
 
 # --- Network ----------------------------------------------------------------------------------------------------------
 class ActorCritic(nn.Module):
-    """An actor and a critic that share nothing (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2)."""
+    """An actor and a critic that share nothing (G13; advised by Andrychowicz et al. 2021, arXiv:2006.05990)."""
 
     action_space: spaces.Discrete | spaces.Box
     hidden_size: int
@@ -149,7 +149,7 @@ class ActorCritic(nn.Module):
         return nn.Sequential([hidden[0], activation, hidden[1], activation, dense(output_size, output_gain)])
 
     def policy(self, obs):
-        """(..., D) -> Categorical over A actions, or a diagonal Gaussian with a state-independent std (C1, C2)."""
+        """(..., D) -> Categorical over A actions, or a diagonal Gaussian with a state-independent std (C1 to C3)."""
         output = self.actor(obs)
         if self.log_std is None:
             return distrax.Categorical(logits=output)
@@ -170,7 +170,7 @@ def make_network(config):
 
 # --- Algorithm --------------------------------------------------------------------------------------------------------
 def gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
-    """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16), cut where episodes end.
+    """Generalised advantage estimation (G5; Schulman et al. 2016, arXiv:1506.02438, eq. 16), cut where episodes end.
 
     A_t = delta_t + gamma * lambda * (1 - done_t) * A_{t+1} with
     delta_t = r_t + gamma * (1 - terminated_t) * V(next observation_t) - V(observation_t).
@@ -252,7 +252,7 @@ def update_stats(stats, batch):
 
 
 def normalize(obs, stats):
-    """Observation in units of its running std, clipped to +-10 (C5, C6)."""
+    """Observation in units of its running std, clipped to +-10 (C6, C7)."""
     return jnp.clip((obs - stats.mean) / jnp.sqrt(stats.var + 1e-8), -10.0, 10.0)
 
 
@@ -349,7 +349,8 @@ def make_train(config, loss_fn=ppo_loss):
 
     def learning_rate(num_minibatch_updates):
         done_updates = num_minibatch_updates // (config.num_minibatches * config.update_epochs)
-        return config.lr * (1.0 - done_updates / config.num_updates if config.anneal_lr else 1.0)  # G4
+        left = jnp.maximum(0.0, 1.0 - done_updates / config.num_updates)  # G4; 0 also for updates past the planned end
+        return config.lr * (left if config.anneal_lr else 1.0)
 
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),  # G11
@@ -421,7 +422,7 @@ def make_train(config, loss_fn=ppo_loss):
         next_value = network.apply(state.params, final_obs, method="value")
 
         reward = rollout.reward
-        if config.scale_reward:  # C7, C8
+        if config.scale_reward:  # C8, C9
             sums, discounted_sum = discounted_sums(reward, rollout.done, state.discounted_sum, config.gamma)
             return_stats = update_stats(state.return_stats, sums.reshape(-1))
             reward = jnp.clip(reward / jnp.sqrt(return_stats.var + 1e-8), -10.0, 10.0)

@@ -1,5 +1,6 @@
 """The command line: one for all scripts, made of the script's Config and the Options below."""
 
+import ast
 import contextlib
 import dataclasses
 import io
@@ -137,15 +138,11 @@ def parse(script, argv, record=None):
         ("run", Options, dataclasses.field(default=options)),
     ]
     arguments = tyro.conf.configure(tyro.conf.OmitArgPrefixes)(dataclasses.make_dataclass("Arguments", fields))
-    description = (
-        sys.modules["__main__"].__doc__
-        if script.path.samefile(getattr(sys.modules["__main__"], "__file__", __file__))
-        else ""
-    )
+    docstring = ast.get_docstring(ast.parse(script.path.read_text())) or ""
 
     def read():
         with registry:
-            return tyro.cli(arguments, args=argv, prog=script.path.name, description=(description or "").split("\n")[0])
+            return tyro.cli(arguments, args=argv, prog=script.path.name, description=docstring.split("\n")[0])
 
     if {"-h", "--help"} & set(argv):
         read()

@@ -67,6 +67,8 @@ def run(plan):
     mesh = make_mesh()
     run_dir = plan.run_dir if plan.options.resume else create_run_dir(plan)
     print(f"{len(plan.members)} members on {mesh.size} {mesh.devices.flat[0].platform} device(s), record in {run_dir}")
+    if plan.options.resume and (run_dir / plan.script.path.name).read_bytes() != plan.script.path.read_bytes():
+        print(f"note: {plan.script.path.name} has changed since this run began, so it may end differently")
     progress = Progress(plan, run_dir)
     try:
         metrics_file = MetricsFile(run_dir / "metrics.csv")

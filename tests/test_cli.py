@@ -195,7 +195,7 @@ def test_tensorboard_has_a_folder_per_member(sweep_run):
 
     folders = sorted((sweep_run[0] / "tensorboard").iterdir())
     assert len(folders) == 8 and "seed 1, lr=0.001, activation=tanh" in folders[1].name
-    events = EventAccumulator(str(folders[0]))
+    events = EventAccumulator(str(folders[0]), size_guidance={"tensors": 0})  # 0: all of them
     events.Reload()
     assert len(events.Tensors("entropy")) == 16
 
