@@ -47,7 +47,7 @@ def measure(name, env_id, seeds):
     from runner.devices import make_mesh, padded_count, place
     from runner.train import MAX_CHUNK, build
 
-    mesh = make_mesh()
+    mesh = make_mesh(seeds)
     config = script.Config(env_id=env_id)
     parts = Script(ROOT / f"{name}.py", script.Config, script.make_env, script.make_train, script.make_policy)
     program = build(parts, config, (), padded_count(seeds, mesh), mesh, 1)

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from runner.devices import compile_program
+
 MAX_FRAMES = 500
+WIDTH = 240  # pixels at least; gymnasium's 600 would take four times as long to encode
 PALETTE = np.array(  # black, then one colour per MinAtar channel (matplotlib's tab10)
     [[0, 0, 0], *([int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in (
         "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf".split()))],
@@ -24,7 +27,7 @@ def render(path, plan, member, state):
     frames = make_frames(env, env_params, states)
     if frames is None:
         return f"there is no renderer for {config.env_id}"
-    frames = [Image.fromarray(frame) for frame in frames]
+    frames = [Image.fromarray(frame).reduce(max(1, frame.shape[1] // WIDTH)) for frame in frames]
     temporary = path.with_name("policy.tmp.gif")
     frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=40, loop=0)
     os.replace(temporary, path)
@@ -46,7 +49,9 @@ def play(script, config, state, seed):
     reset_key, key = jax.random.split(jax.random.key(seed))
     obs, env_state = env.reset(reset_key, env_params)
     keys = jax.random.split(key, MAX_FRAMES)
-    _, (states, reward, done) = jax.jit(lambda start: jax.lax.scan(step, start, keys))((env_state, obs, init_carry(1)))
+    start = (env_state, obs, init_carry(1))
+    episode = compile_program(jax.jit(lambda start: jax.lax.scan(step, start, keys)), start)
+    _, (states, reward, done) = episode(start)
     length = int(jnp.argmax(done)) + 1 if done.any() else MAX_FRAMES
     states = jax.tree.map(np.asarray, states.env_state)
     return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(length)], float(reward[:length].sum())

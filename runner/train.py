@@ -64,7 +64,7 @@ def run(plan):
     """Trains all batches of a checked plan and writes the record; returns the exit code."""
     if plan.options.compile_cache:
         use_compile_cache()
-    mesh = make_mesh()
+    mesh = make_mesh(max(len(batch.members) for batch in plan.batches))
     run_dir = plan.run_dir if plan.options.resume else create_run_dir(plan)
     print(f"{len(plan.members)} members on {mesh.size} {mesh.devices.flat[0].platform} device(s), record in {run_dir}")
     if plan.options.resume and (run_dir / plan.script.path.name).read_bytes() != plan.script.path.read_bytes():

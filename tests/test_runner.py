@@ -81,7 +81,8 @@ def test_describe_leaves_out_what_is_not_finite():
 
 # --- Devices ----------------------------------------------------------------------------------------------------------
 def test_members_are_spread_over_devices_and_padding_does_not_reach_results():
-    mesh = devices.make_mesh()
+    assert devices.make_mesh(1).size == 1
+    mesh = devices.make_mesh(5)
     assert mesh.size == 2
     placed = devices.place({"x": np.arange(5.0)}, mesh)["x"]
     np.testing.assert_array_equal(placed, [0, 1, 2, 3, 4, 4])
