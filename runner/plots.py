@@ -4,6 +4,7 @@ import os
 
 import matplotlib
 import numpy as np
+import pandas as pd
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -26,42 +27,43 @@ def label(values):
     return ", ".join(f"{name}={show(value)}" for name, value in values.items())
 
 
-def learning_curve(path, plan, metrics, points):
-    """Return against env steps: IQM line and 95 % band over the seeds that stayed finite, one line per sweep point."""
+def learning_curve(path, plan, metrics, points, members):
+    """Return against env steps: IQM line and 95 % band over the seeds that stayed finite, one line per sweep point.
+
+    A cross at the bottom marks where a member went NaN.
+    """
     ranked = sorted(range(len(points)), key=lambda i: -np.nan_to_num(points[i]["final_return"]["iqm"], nan=-np.inf))
     drawn = sorted(ranked[:MOST_LINES])
     figure, axes = plt.subplots(figsize=(8, 5))
     colors = plt.get_cmap("tab10").colors
-    for line, index in enumerate(drawn):
-        steps, curves = binned(metrics, [m.index for m in plan.members if m.point == index])
-        whole = np.isfinite(curves).any(axis=1)
-        curves, known = curves[whole], np.isfinite(curves[whole]).all(axis=0)
-        if not known.any():
-            continue
-        steps, curves = steps[known], curves[:, known]
-        low, high = interval(curves)
-        nan = f" ({points[index]['nan_seeds']} of {points[index]['seeds']} NaN)" if points[index]["nan_seeds"] else ""
+    for color, index in zip(colors, drawn, strict=False):
+        own = [m for m in members if m["point"] == index]
+        steps, curves = binned(metrics, [m["member"] for m in own if not m["first_bad_update"]])
+        low, high = interval(curves) if len(curves) else (steps, steps)
+        nan = (
+            f" ({points[index]['nan_seeds']} of {points[index]['seeds']} NaN: ×)" if points[index]["nan_seeds"] else ""
+        )
         text = (label(points[index]["values"]) or f"{plan.script.name}, {points[index]['seeds']} seeds") + nan
-        axes.plot(steps, iqm(curves), color=colors[line], label=text, linewidth=2)
-        axes.fill_between(steps, low, high, color=colors[line], alpha=0.2, linewidth=0)
+        axes.plot(steps, iqm(curves) if len(curves) else steps, color=color, label=text, linewidth=2)
+        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        bad = metrics.merge(pd.DataFrame(own), on="member").query("update == first_bad_update")["env_steps"]
+        axes.plot(bad, [0.02] * len(bad), "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False)
     title = f"{plan.config.env_id}, {plan.script.name}: IQM and 95 % interval over {plan.options.num_seeds} seeds"
     if len(points) > len(drawn):
         title += f"\nthe best {len(drawn)} of {len(points)} sweep points"
     axes.set(xlabel="env steps per agent", ylabel="episode return", title=title)
     axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
     axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(loc="best", fontsize=9)
+    axes.legend(loc="best", fontsize=9)
     save(figure, path)
 
 
 def binned(metrics, indices):
-    """(env steps (bins,), returns (members, bins)): each member's mean return within at most BINS equal stretches."""
+    """(env steps (bins,), returns (members, bins)): means within at most BINS equal stretches, where all are known."""
     table = metrics[metrics["member"].isin(indices)].pivot(index="env_steps", columns="member", values="episode_return")
-    stretch = np.arange(len(table)) * min(BINS, len(table)) // len(table)
-    means = table.groupby(stretch).mean()
-    steps = table.index.to_series().groupby(stretch).mean()
-    return steps.to_numpy(), means.to_numpy().T
+    stretch = np.arange(len(table)) * min(BINS, len(table)) // max(1, len(table))
+    means = table.groupby(stretch).mean().set_axis(table.index.to_series().groupby(stretch).mean()).dropna()
+    return means.index.to_numpy(), means.to_numpy().T
 
 
 def sweep(path, plan, points):

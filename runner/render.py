@@ -66,7 +66,8 @@ def make_frames(env, env_params, states):
     if env.name in vis_gym.SUPPORTED_GYM_ENVS:
         return gym_frames(vis_gym, env.name, env_params, states)
     if env.name.endswith("-MinAtar"):
-        return [grid_frame(np.asarray(env.get_obs(state))) for state in states]
+        observe = jax.jit(lambda state: env.observe(jax.random.key(0), state, None, env_params))
+        return [grid_frame(np.asarray(observe(state))) for state in states]
     return None
 
 

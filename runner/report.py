@@ -34,7 +34,7 @@ def write(plan, run_dir, results, load_final_state):
     timing["env_steps_per_second"] = timing["env_steps"] / timing["train_seconds"] if timing["env_steps"] else None
     summary = {"best_point": best, "rerun_best": rerun_command(plan, best), "points": points, "members": members}
     write_json(run_dir / "summary.json", summary | {"timing": timing})
-    plots.learning_curve(run_dir / "learning_curve.png", plan, metrics, points)
+    plots.learning_curve(run_dir / "learning_curve.png", plan, metrics, points, members)
     plots.sweep(run_dir / "sweep.png", plan, points)
 
     print_table(plan, points, best)

@@ -287,6 +287,16 @@ def test_rerun_command_parses_back_to_the_best_point():
     assert command[-4:] == ["--num-seeds", "4", "--seed", "4"]
 
 
+def test_curves_are_means_of_stretches_and_begin_where_every_member_is_known():
+    plan = example_plan([], num_seeds=3)
+    steps, curves = plots.binned(example_metrics(plan), [0, 2])
+    assert curves.shape == (2, 38) and steps[0] == 3 * 128  # 2 updates without an ended episode, no binning below 100
+    np.testing.assert_array_equal(curves[1], np.arange(3, 41) + 2)
+    steps, curves = plots.binned(example_metrics(plan, updates=400), [0])
+    assert curves.shape == (1, 100) and curves[0, 50] == np.mean([201, 202, 203, 204])
+    assert plots.binned(example_metrics(plan), [])[1].shape[0] == 0
+
+
 @pytest.mark.parametrize(
     ("sweep", "pictures"),
     [
@@ -300,8 +310,8 @@ def test_rerun_command_parses_back_to_the_best_point():
 )
 def test_pictures(tmp_path, sweep, pictures):
     plan = example_plan(sweep)
-    _, points = example_points(plan, bad_members=[1])
-    plots.learning_curve(tmp_path / "learning_curve.png", plan, example_metrics(plan), points)
+    rows, points = example_points(plan, bad_members=[1])
+    plots.learning_curve(tmp_path / "learning_curve.png", plan, example_metrics(plan), points, rows)
     plots.sweep(tmp_path / "sweep.png", plan, points)
     assert sorted(p.name for p in tmp_path.iterdir()) == pictures
     assert all(p.read_bytes().startswith(b"\x89PNG") and p.stat().st_size > 5000 for p in tmp_path.iterdir())
