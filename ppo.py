@@ -22,6 +22,7 @@ import flax.linen as nn
 import gymnax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from gymnax.environments import spaces
 from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
@@ -57,8 +58,12 @@ class Config:
         check_config(self)
 
     @property
+    def steps_per_update(self):
+        return self.num_envs * self.num_steps
+
+    @property
     def num_updates(self):
-        return self.total_timesteps // (self.num_envs * self.num_steps)
+        return self.total_timesteps // self.steps_per_update
 
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
@@ -68,18 +73,21 @@ def check_config(config):
     """Raises ValueError, saying what to use instead, for settings that can't train. Traced floats pass unchecked."""
     for field in fields(config):
         name, value, default = field.name, getattr(config, field.name), field.default
-        if field.type is int and not (isinstance(value, int) and 1 <= value < 2**31):
+        kind = {int: (int, np.integer), float: (int, float, np.number, jax.Array)}.get(field.type, field.type)
+        if not isinstance(value, kind) or (field.type is not bool and isinstance(value, bool)):
+            raise ValueError(f"{name} must be of type {field.type.__name__}, not {value!r} (default {default})")
+        if field.type is int and not 1 <= value < 2**31:
             raise ValueError(f"{name} must be a whole number from 1 to 2**31 - 1, not {value} (default {default})")
-        if field.type is float and isinstance(value, (int, float)):
+        if field.type is float and not isinstance(value, jax.core.Tracer):
             if name in ("gamma", "gae_lambda") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
     if config.activation not in ACTIVATIONS:
         raise ValueError(f"activation must be {' or '.join(ACTIVATIONS)}, not {config.activation!r}")
-    size, count = config.num_envs * config.num_steps, config.num_minibatches
+    size, count = config.steps_per_update, config.num_minibatches
     if size % count or size < 2 * count:  # advantages are normalised per minibatch: one sample alone would become 0
-        fitting = [m for m in range(1, count) if size % m == 0 and size >= 2 * m]
+        fitting = [m for m in range(1, min(count, size // 2) + 1) if size % m == 0]
         instead = f"num_minibatches = {fitting[-1]}" if fitting else "a larger num_steps"
         raise ValueError(
             f"num_envs * num_steps = {size} can't be cut into num_minibatches = {count} equal parts of 2 samples"
@@ -102,7 +110,8 @@ def make_env(env_id):
         names = ", ".join(lowered[name] for name in near) or ", ".join(gymnax.registered_envs)
         raise ValueError(f"env_id {env_id!r} is not a gymnax environment; did you mean: {names}")
     try:
-        env, env_params = gymnax.make(env_id)
+        with jax.ensure_compile_time_eval():  # the cache must not keep a tracer where the first call is inside a jit
+            env, env_params = gymnax.make(env_id)
     except Exception as error:  # a factory may do anything: MNISTBandit-bsuite downloads its data
         raise ValueError(f"env_id {env_id!r} can't be made here ({error}); use another env_id") from error
     obs_space, action_space = env.observation_space(env_params), env.action_space(env_params)
@@ -345,7 +354,6 @@ def make_train(config, loss_fn=ppo_loss):
     env, env_params = make_env(config.env_id)
     network = make_network(config)
     init_carry, act = make_policy(config)
-    rollout_size = config.num_envs * config.num_steps
 
     def learning_rate(num_minibatch_updates):
         done_updates = num_minibatch_updates // (config.num_minibatches * config.update_epochs)
@@ -404,7 +412,7 @@ def make_train(config, loss_fn=ppo_loss):
 
     def update_epoch(learner_and_batch, key):
         learner, batch = learner_and_batch
-        order = jax.random.permutation(key, rollout_size)  # G6
+        order = jax.random.permutation(key, config.steps_per_update)  # G6
         minibatches = jax.tree.map(  # (N * T, ...) -> (num_minibatches, B, ...)
             lambda x: x[order].reshape(config.num_minibatches, -1, *x.shape[1:]), batch
         )
@@ -430,13 +438,17 @@ def make_train(config, loss_fn=ppo_loss):
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, config.gamma, config.gae_lambda)
         target = advantage + value
         batch = Batch(obs, rollout.action, distribution.log_prob(rollout.action), value, advantage, target)
-        batch = jax.tree.map(lambda x: x.reshape(rollout_size, *x.shape[2:]), batch)  # (T, N, ...) -> (N * T, ...)
+        batch = jax.tree.map(
+            lambda x: x.reshape(config.steps_per_update, *x.shape[2:]), batch
+        )  # (T, N, ...) -> (N * T, ...)
 
         epoch_keys = jax.random.split(shuffle_key, config.update_epochs)
         learner_and_batch = ((state.params, state.opt_state), batch)
         ((params, opt_state), _), metrics = jax.lax.scan(update_epoch, learner_and_batch, epoch_keys)
         if config.normalize_obs:  # for the next rollout: within an update, acting and learning see the same numbers
-            state = state._replace(obs_stats=update_stats(state.obs_stats, rollout.obs.reshape(rollout_size, -1)))
+            state = state._replace(
+                obs_stats=update_stats(state.obs_stats, rollout.obs.reshape(config.steps_per_update, -1))
+            )
         state = state._replace(
             params=params,
             opt_state=opt_state,
@@ -449,7 +461,7 @@ def make_train(config, loss_fn=ppo_loss):
         metrics |= {
             "episode_return": state.episode_return,
             "episode_length": state.episode_length,
-            "env_steps": state.num_updates * rollout_size,
+            "env_steps": state.num_updates * config.steps_per_update,
             "explained_variance": 1.0 - (target - value).var() / (target.var() + 1e-8),
             "value_mean": value.mean(),
         }

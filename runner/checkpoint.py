@@ -1,6 +1,7 @@
 """Checkpoints of one batch of members: orbax writes them atomically, a digest finds damage, nothing is pickled."""
 
 import hashlib
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +58,7 @@ class Loaded(NamedTuple):
     update: int
     arrays: Any
     notes: dict
-    damaged: list[str]  # newer ones, skipped and deleted
+    damaged: list[str]  # newer ones, skipped and set aside
 
 
 class Checkpoints:
@@ -83,26 +84,41 @@ class Checkpoints:
             raise UsageError(f"can't write a checkpoint to {self.folder} ({one_line(error)}); {last}") from error
 
     def load(self, like):
-        """Returns the newest whole checkpoint as Loaded; like: shapes and dtypes of to_host's arrays."""
-        damaged, whole = [], None
-        for update in sorted(self.manager.all_steps(), reverse=True):
+        """Returns the newest whole checkpoint as Loaded; like: shapes and dtypes of to_host's arrays.
+
+        Raises UsageError if there are checkpoints, but none that can be read; they are left as they are.
+        """
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        for i, update in enumerate(steps):
             whole = self.restore(update, like)
             if whole is not None:
-                break
-            damaged.append(update)
-        for step in damaged:  # out of the way, so that training can write them again
-            self.manager.delete(step)
-        names = [str(self.folder / str(step)) for step in damaged]
-        return Loaded(0, None, {}, names) if whole is None else Loaded(update, whole.state, whole.notes, names)
+                self.set_aside(steps[:i])
+                return Loaded(update, whole.state, whole.notes, [str(self.folder / str(step)) for step in steps[:i]])
+        if steps:
+            raise UsageError(
+                f"no checkpoint in {self.folder} can be read: all are damaged, or the script's state has changed"
+                " (the run directory has the script as it was); start a new run"
+            )
+        return Loaded(0, None, {}, [])
 
     def restore(self, update, like):
-        """One checkpoint, or None if it is damaged."""
+        """One checkpoint, or None if it is damaged or of other shapes."""
         parts = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
         try:
             found = self.manager.restore(update, args=parts)
-            return found if digest(found.state) == found.notes["digest"] else None
+            same = jax.tree.map(lambda x, shape: (x.shape, x.dtype) == (shape.shape, shape.dtype), found.state, like)
+            return found if jax.tree.all(same) and digest(found.state) == found.notes["digest"] else None
         except Exception:  # whatever the damage makes the libraries raise
             return None
+
+    def set_aside(self, steps):
+        """Renames damaged checkpoints, so that training can write these updates again."""
+        for step in steps:
+            aside = self.folder / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+        if steps:
+            self.manager.reload()
 
     def close(self):
         self.manager.close()

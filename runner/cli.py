@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import difflib
 import io
 import json
 import os
@@ -87,6 +88,10 @@ class Plan(NamedTuple):
 
 def make_plan(script, argv):
     """Reads and checks a command line. Raises UsageError; writes nothing."""
+    if sum(word.split("=")[0] == "--sweep" for word in argv) > 1:
+        raise UsageError(
+            '--sweep is given twice: write all its items after one, --sweep "lr=1e-4,3e-4" "ent_coef=0,0.01"'
+        )
     resume = resumed_folder(argv)
     record = read_record(resume, script) if resume is not None else None
     config, options = parse(script, argv, record)
@@ -105,7 +110,7 @@ def make_plan(script, argv):
     except ValueError as error:
         raise UsageError(f"--sweep: {error}") from None
     run_dir = Path(resume or options.run_dir) if resume or options.run_dir else None
-    if resume is None and run_dir is not None and run_dir.exists():
+    if resume is None and run_dir is not None and os.path.exists(run_dir):
         raise UsageError(f"--run-dir {run_dir} exists already: choose a new folder, or go on with --resume {run_dir}")
     return Plan(script, config, options, points, members, batches, run_dir)
 
@@ -131,8 +136,7 @@ def number_rule(info):
 
 def parse(script, argv, record=None):
     """Returns (config, options). Raises UsageError in place of tyro's boxes of many lines."""
-    config = script.Config(**record["config"]) if record else script.Config()
-    options = Options(**record["options"] | {"sweep": tuple(record["options"]["sweep"])}) if record else Options()
+    config, options = (record.config, record.options) if record else (script.Config(), Options())
     fields = [
         ("config", script.Config, dataclasses.field(default=config)),
         ("run", Options, dataclasses.field(default=options)),
@@ -152,7 +156,9 @@ def parse(script, argv, record=None):
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             parsed = read()
     except SystemExit:
-        raise UsageError(one_line(printed.getvalue())) from None
+        message = one_line(printed.getvalue(), [f.name for _, kind, _ in fields for f in dataclasses.fields(kind)])
+        swept = any(word.split("=")[0] == "--sweep" for word in argv) and not message.startswith(("--", "unrecognized"))
+        raise UsageError(message + (" (the settings beside --sweep must be valid too)" if swept else "")) from None
     finally:
         os.environ.pop("COLUMNS")
         if columns is not None:
@@ -160,16 +166,19 @@ def parse(script, argv, record=None):
     return parsed.config, parsed.run
 
 
-def one_line(box):
-    """The message in tyro's box, and the nearest flag that it names."""
+def one_line(box, names):
+    """The message in tyro's box; for a wrong flag, the nearest among the fields' names."""
     text = " ".join(box.translate(dict.fromkeys(map(ord, "│╭╮╰╯"), " ")).split())
-    _, message, *rest = (part.strip() for part in re.split(r"[─-]{5,}", text) if part.strip("─- "))  # after the title
-    message = re.sub(r"^Error parsing (config|run): |^Error parsing ", "", message)
-    message = message[0].lower() + message[1:]
-    if not message.startswith("unrecognized"):
-        return message
-    near = re.search(r"--[\w-]+", " ".join(rest).removeprefix("For full"))
-    return message + (f"; did you mean {near[0]}?" if near and near[0] != "--help" else "; see --help")
+    parts = [part.strip() for part in re.split(r"[─-]{5,}", text) if part.strip("─- ")]  # title, message, hints
+    message = re.sub(r"^Error parsing (config|run): |^Error parsing ", "", parts[1])
+    wrong = re.findall(r"--[\w-]+", message)
+    if not message.startswith("Unrecognized"):
+        return message[0].lower() + message[1:]
+    if not wrong:
+        return f"{message[0].lower()}{message[1:]}; settings are written --name value, see --help"
+    flags = [name.replace("_", "-") for name in names]
+    near = difflib.get_close_matches(wrong[0].lstrip("-").removeprefix("no-"), flags, n=1, cutoff=0.3)
+    return f"there is no flag {wrong[0]}" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
@@ -183,32 +192,39 @@ def resumed_folder(argv):
     return None
 
 
+class Record(NamedTuple):
+    """What config.json says of a run."""
+
+    config: Any
+    options: Options
+
+
 def read_record(folder, script):
-    """config.json of a run. Raises UsageError for a folder that is no run, or a run of another script."""
+    """Reads config.json of a run. Raises UsageError for a folder that is no run of this script as it is now."""
     try:
-        record = json.loads((folder / "config.json").read_text())
-        of = record["script"]
-        known = {field.name for field in dataclasses.fields(script.Config)}
-        if of == script.name and set(record["config"]) != known:
-            names = ", ".join(sorted(set(record["config"]) ^ known))
-            raise UsageError(
-                f"--resume {folder}: {script.path.name} has other Config fields now ({names}): use its old version"
-            )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError):
+        saved = json.loads((folder / "config.json").read_text())
+        name, config, options = saved["script"], dict(saved["config"]), dict(saved["options"])
+    except (OSError, KeyError, TypeError, ValueError):
         raise UsageError(
-            f"--resume {folder} is no run directory (no readable config.json): give a folder under runs/"
+            f"--resume {folder} is no run directory (no readable config.json): see the folders in runs/"
         ) from None
-    if of != script.name:
-        raise UsageError(f"--resume {folder} is a run of {of}.py: type python {of}.py --resume {folder}")
-    return record
+    if name != script.name:
+        raise UsageError(f"--resume {folder} is a run of {name}.py: type python {name}.py --resume {folder}")
+    try:
+        return Record(script.Config(**config), Options(**options | {"sweep": tuple(options["sweep"])}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"--resume {folder}: {script.path.name} no longer takes the settings of this run ({error}): use its old"
+            " version, which the folder holds"
+        ) from None
 
 
 def refuse_changes(record, config, options, folder):
     """Raises UsageError if flags beside --resume would change what the run trains."""
     now = dataclasses.asdict(config) | {k: v for k, v in dataclasses.asdict(options).items() if k not in FREE_OPTIONS}
-    before = record["config"] | record["options"]
+    before = dataclasses.asdict(record.config) | dataclasses.asdict(record.options)
     for name, value in now.items():
-        was = tuple(before[name]) if name == "sweep" else before[name]
+        was = before[name]
         if value != was:
             flag = name.replace("_", "-")
             raise UsageError(

@@ -74,6 +74,9 @@ def make_batches(members, config, max_members):
     return batches
 
 
+MOST_DRAWN = 100_000  # random values per field; more is a slip of the keyboard
+
+
 # --- Sweeps -----------------------------------------------------------------------------------------------------------
 def parse_sweep(items, config_class, seed):
     """Turns sweep items into points, a list of {field: value}.
@@ -86,9 +89,10 @@ def parse_sweep(items, config_class, seed):
     types = {field.name: field.type for field in dataclasses.fields(config_class)}
     axes, seen = [], set()
     for item in items:
-        columns = {}
+        columns, drawn = {}, False
         for assignment in item.split():
             name, values = parse_assignment(assignment, types, rng)
+            drawn |= ":" in assignment
             if name in seen:
                 raise UsageError(f"--sweep names {name} twice: give all its values in one list")
             seen.add(name)
@@ -100,7 +104,10 @@ def parse_sweep(items, config_class, seed):
             raise UsageError(
                 f"--sweep {item!r}: fields in one item go together and need equally many values ({lengths})"
             )
-        axes.append([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+        rows = list(zip(*columns.values(), strict=True))
+        if len(set(rows)) < len(rows) and not drawn:
+            raise UsageError(f"--sweep {item} has a value twice: to repeat a run use --num-seeds")
+        axes.append([dict(zip(columns, row, strict=True)) for row in dict.fromkeys(rows)])
     return [{k: v for part in combination for k, v in part.items()} for combination in itertools.product(*axes)]
 
 
@@ -118,8 +125,6 @@ def parse_assignment(assignment, types, rng):
     values = [parse_value(name, word, types[name]) for word in text.split(",") if word]
     if not values:
         raise UsageError(f'--sweep {name}= has no values: write for example --sweep "{name}=a,b"')
-    if len(set(values)) < len(values):
-        raise UsageError(f"--sweep {name}={text} has a value twice: to repeat a run use --num-seeds")
     return name, values
 
 
@@ -131,9 +136,9 @@ def draw(name, text, field_type, rng):
     count = parse_value(name, parts[3], int)
     if field_type not in (int, float):
         raise UsageError(f"--sweep {name}={text}: only numbers can be drawn at random; list the values of {name}")
-    if count < 1 or not low < high or (parts[0] == "log" and low <= 0):
+    if not 1 <= count <= MOST_DRAWN or not -math.inf < low < high < math.inf or (parts[0] == "log" and low <= 0):
         need = "0 < low < high" if parts[0] == "log" else "low < high"
-        raise UsageError(f"--sweep {name}={text}: needs {need} and a count of at least 1")
+        raise UsageError(f"--sweep {name}={text}: needs {need}, both finite, and a count from 1 to {MOST_DRAWN:,}")
     if parts[0] == "log":
         values = np.exp(rng.uniform(math.log(low), math.log(high), count))
     else:
@@ -154,9 +159,10 @@ def parse_int(word):
     """Whole numbers as people type them: 500000, 500_000 or 5e5."""
     try:
         value = float(word.replace("_", ""))
+        whole = value.is_integer()
     except ValueError:
-        raise ValueError(f"{word!r} is not a whole number; write for example 500000, 500_000 or 5e5") from None
-    if not value.is_integer():
+        whole = False
+    if not whole:
         raise ValueError(f"{word!r} is not a whole number; write for example 500000, 500_000 or 5e5")
     digits = word.replace("_", "")
     return int(digits) if digits.lstrip("+-").isdigit() else int(value)  # exact where float is not

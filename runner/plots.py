@@ -120,9 +120,14 @@ def sweep_line(path, plan, points, name):
     save(figure, path)
 
 
+def in_order(points, name):
+    """The values of a swept field: numbers by size, everything else as it was typed."""
+    values = list(dict.fromkeys(p["values"][name] for p in points))
+    return sorted(values) if all(isinstance(v, (int, float)) for v in values) else values
+
+
 def sweep_map(path, plan, points, row_name, column_name):
-    rows = list(dict.fromkeys(p["values"][row_name] for p in points))
-    columns = list(dict.fromkeys(p["values"][column_name] for p in points))
+    rows, columns = in_order(points, row_name), in_order(points, column_name)
     if len(points) != len(rows) * len(columns):  # drawn together at random: no grid
         return sweep_scatter(path, plan, points, row_name, column_name)
     cells = np.full((len(rows), len(columns)), np.nan)

@@ -26,7 +26,7 @@ def write(plan, run_dir, results, load_final_state):
     points = summarize_points(plan, members)
     best = best_point(points)
     timing = {
-        "compile_seconds": sum({result.compile_seconds for result in results}),
+        "compile_seconds": sum(result.compile_seconds for result in results),
         "train_seconds": sum(result.train_seconds for result in results),
         "evaluate_seconds": sum(result.evaluate_seconds for result in results),
         "env_steps": sum(result.env_steps for result in results),
@@ -93,7 +93,7 @@ def summarize_points(plan, members):
 
 
 def best_point(points):
-    """The point with the highest IQM of the final return; one with a NaN member only if all have one."""
+    """The point with the smallest share of NaN members and, among those, the highest IQM of the final return."""
     return max(range(len(points)), key=lambda i: (-points[i]["nan_seeds"] / points[i]["seeds"], rank(points[i])))
 
 
@@ -135,7 +135,7 @@ def print_table(plan, points, best):
         table.add_row(*(show(point["values"][name]) for name in swept), seeds, cells[0] + mark, *cells[1:])
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if len(points) > 1:
-        print("* highest IQM of the final return")
+        print("* fewest NaN members, then highest IQM of the final return")
 
 
 def with_interval(scores, middle="iqm", low="low", high="high"):

@@ -2,10 +2,19 @@
 
 import hashlib
 
+from runner.errors import UsageError
+
 
 def make_tracker(plan, run_dir):
-    makers = {"none": lambda *_: None, "wandb": WandbTracker, "tensorboard": TensorboardTracker}
-    return makers[plan.options.track](plan, run_dir)
+    """The tracker that --track names, or None. Raises UsageError if it won't start."""
+    name = plan.options.track
+    if name == "none":
+        return None
+    try:
+        return {"wandb": WandbTracker, "tensorboard": TensorboardTracker}[name](plan, run_dir)
+    except Exception as error:  # wandb: not logged in, no network
+        hint = "; type wandb login first, or set WANDB_MODE=offline" if name == "wandb" else ""
+        raise UsageError(f"--track {name} did not start ({str(error).splitlines()[0]}){hint}") from error
 
 
 class WandbTracker:

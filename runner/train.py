@@ -1,9 +1,8 @@
 """The run: compile once, then a host loop over chunks of updates, then evaluation, table and pictures."""
 
-import contextlib
 import dataclasses
 import functools
-import signal
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from runner import report
 from runner.checkpoint import Checkpoints, from_host, host_shapes, to_host
@@ -26,12 +24,12 @@ from runner.devices import (
 )
 from runner.errors import UsageError
 from runner.evaluate import make_evaluate
+from runner.progress import Progress
 from runner.record import MetricsFile, create_run_dir
 from runner.track import make_tracker
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
 MAX_CHUNK = 256  # updates, the rows of the buffer that a chunk fills on the device
-MOST_NAMED = 8  # members with NaN named one by one per chunk
 EVALUATION = 2**31 - 1  # folded into a member's key, so that evaluation repeats nothing of training
 
 
@@ -65,11 +63,19 @@ def run(plan):
     if plan.options.compile_cache:
         use_compile_cache()
     mesh = make_mesh(max(len(batch.members) for batch in plan.batches))
-    run_dir = plan.run_dir if plan.options.resume else create_run_dir(plan)
+    resumed = bool(plan.options.resume)
+    run_dir = plan.run_dir if resumed else create_run_dir(plan)
     print(f"{len(plan.members)} members on {mesh.size} {mesh.devices.flat[0].platform} device(s), record in {run_dir}")
-    if plan.options.resume and (run_dir / plan.script.path.name).read_bytes() != plan.script.path.read_bytes():
+    if resumed and script_changed(plan, run_dir):
         print(f"note: {plan.script.path.name} has changed since this run began, so it may end differently")
-    progress = Progress(plan, run_dir)
+    try:
+        tracker = make_tracker(plan, run_dir)
+    except UsageError:
+        if not resumed:
+            shutil.rmtree(run_dir)
+        raise
+    steps = sum(batch.config.num_updates * batch.config.steps_per_update * len(batch.members) for batch in plan.batches)
+    progress = Progress(steps, tracker)
     try:
         metrics_file = MetricsFile(run_dir / "metrics.csv")
         results = [train_batch(plan, batch, mesh, run_dir, metrics_file, progress) for batch in plan.batches]
@@ -92,6 +98,11 @@ def run(plan):
     finally:
         progress.close()
     return 0
+
+
+def script_changed(plan, run_dir):
+    copy = run_dir / plan.script.path.name
+    return not copy.exists() or copy.read_bytes() != plan.script.path.read_bytes()
 
 
 # --- Programs ---------------------------------------------------------------------------------------------------------
@@ -148,137 +159,78 @@ def build(script, config, float_names, num_members, mesh, episodes):
     return Program(compiled_init, compiled_chunk, over_members(evaluate, mesh), like, seconds)
 
 
+def program_of(plan, batch, mesh):
+    size = padded_count(len(batch.members), mesh)
+    return build(plan.script, batch.config, tuple(batch.floats()), size, mesh, plan.options.eval_episodes)
+
+
 # --- The loop ---------------------------------------------------------------------------------------------------------
 def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     """Trains one batch to its end, or on from its last whole checkpoint, and evaluates it; returns its Result."""
-    members, options = batch.members, plan.options
-    floats = batch.floats()
-    shape = (padded_count(len(members), mesh), mesh, options.eval_episodes)
-    program = build(plan.script, batch.config, tuple(floats), *shape)
-    progress.compiled(program)
+    members, num_updates = batch.members, batch.config.num_updates
+    steps_per_update = batch.config.steps_per_update * len(members)
+    program = program_of(plan, batch, mesh)
+    compile_seconds = progress.compiled(program)
     seeds = place(np.array(batch.seeds(), np.uint32), mesh)
-    floats = place({name: np.array(values, np.float32) for name, values in floats.items()}, mesh)
+    floats = place({name: np.array(values, np.float32) for name, values in batch.floats().items()}, mesh)
 
-    num_updates = batch.config.num_updates
     checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name)
     loaded = checkpoints.load(host_shapes(program.like, len(members)))
     for name in loaded.damaged:
         progress.say(f"checkpoint {name} is damaged: skipped for the one before")
-    steps_per_update = batch.config.total_timesteps * len(members) / num_updates
-    progress.skip(loaded.update * steps_per_update)
     done, first_bad = loaded.update, np.array(loaded.notes.get("first_bad", [0] * len(members)))
     if loaded.arrays is None:
         state = program.init(seeds, floats)
     else:
         state = from_host(place(loaded.arrays, mesh), program.like)
         metrics_file.go_to(loaded.notes["metrics_bytes"])
+    progress.skip(done * steps_per_update)
+    if done < num_updates:  # rows of later batches are about to be overwritten: they are trained again
+        for later in plan.batches[plan.batches.index(batch) + 1 :]:
+            shutil.rmtree(run_dir / "checkpoints" / later.name, ignore_errors=True)
 
     def save():
         metrics_file.sync()
         notes = {"metrics_bytes": metrics_file.position, "first_bad": first_bad.tolist()}
         checkpoints.save(done, to_host(state, len(members)), notes)
 
-    every = options.checkpoint_every or max(1, num_updates // 10)
-    length, train_seconds, last_saved = 1, 0.0, done
+    every = plan.options.checkpoint_every or max(1, num_updates // 10)
+    length, train_seconds, last_saved = 1, 0.0, None if loaded.arrays is None else done
     while done < num_updates and not progress.interrupted:
         start = time.monotonic()
         length = min(length, num_updates - done, every - done % every)
         state, buffer = program.chunk(state, floats, np.int32(length))
         metrics = {name: np.asarray(x)[: len(members), :length].T for name, x in buffer.items()}
-        newly_bad = (first_bad == 0) & ~metrics["finite"].all(axis=0)
-        first_bad[newly_bad] = done + 1 + (~metrics.pop("finite")).argmax(axis=0)[newly_bad]
-        for i in np.flatnonzero(newly_bad):
-            progress.say(
-                f"member {members[i].index} ({members[i].name}) has NaN parameters from update {first_bad[i]} on"
-            )
+        finite = metrics.pop("finite")
+        newly_bad = np.flatnonzero((first_bad == 0) & ~finite.all(axis=0))
+        first_bad[newly_bad] = done + 1 + (~finite).argmax(axis=0)[newly_bad]
         metrics_file.append(members, done + 1, metrics)
-        progress.track(members, done + 1, metrics)
+        progress.report_nan([(members[i], first_bad[i]) for i in newly_bad])
+        progress.advance(length * steps_per_update, members, done + 1, metrics)
         done += length
         seconds = time.monotonic() - start
         train_seconds += seconds
-        progress.advance(length * steps_per_update, metrics["episode_return"][-1])
         length = max(1, min(MAX_CHUNK, 4 * length, round(length * CHUNK_SECONDS / seconds)))
         if done % every == 0 or done == num_updates:
             save()
             last_saved = done
-    if progress.interrupted and done < num_updates:
-        if last_saved < done or done == 0:
+    if done < num_updates:
+        if last_saved != done:
             save()
         raise Interrupted
     checkpoints.close()
     start = time.monotonic()
     evaluate = compile_program(program.evaluate, state, seeds)  # not before: most of a run's time comes first
     returns = np.asarray(evaluate(state, seeds))[: len(members)]
-    env_steps = round((done - loaded.update) * steps_per_update)
-    return Result(returns, first_bad, program.compile_seconds, train_seconds, time.monotonic() - start, env_steps)
+    env_steps = (done - loaded.update) * steps_per_update
+    return Result(returns, first_bad, compile_seconds, train_seconds, time.monotonic() - start, env_steps)
 
 
 def load_final_state(plan, run_dir, mesh, member):
     """The final state of one member, from its batch's last checkpoint."""
     batch = next(batch for batch in plan.batches if member in batch.members)
-    shape = (padded_count(len(batch.members), mesh), mesh, plan.options.eval_episodes)
-    like = build(plan.script, batch.config, tuple(batch.floats()), *shape).like
+    like = program_of(plan, batch, mesh).like
     checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name)
     arrays = checkpoints.load(host_shapes(like, len(batch.members))).arrays
     checkpoints.close()
     return jax.tree.map(lambda x: x[batch.members.index(member)], from_host(jax.tree.map(jnp.asarray, arrays), like))
-
-
-class Progress:
-    """What the user sees while training: a bar in env steps, NaN reports, trackers; and hears Ctrl-C."""
-
-    def __init__(self, plan, run_dir):
-        self.total = sum(batch.config.total_timesteps * len(batch.members) for batch in plan.batches)
-        self.bar = None
-        self.tracker = make_tracker(plan, run_dir)
-        self.interrupted = False
-        self.programs = set()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread: a caller has its own way to stop
-                signal.signal(name, self.interrupt)
-
-    def interrupt(self, number, frame):
-        self.interrupted = True
-        signal.signal(number, signal.SIG_DFL)  # a second one stops at once
-        self.say("stopping after this chunk; once more to stop at once")
-
-    def compiled(self, program):
-        if program.compile_seconds not in self.programs:
-            self.programs.add(program.compile_seconds)
-            self.say(f"compiled in {program.compile_seconds:.1f} s")
-        if self.bar is None:
-            self.bar = tqdm(total=self.total, unit=" steps", unit_scale=True, dynamic_ncols=True, mininterval=0)
-        self.bar.unpause()  # compiling is not counted as running
-
-    def skip(self, steps):
-        """Steps done before this process began."""
-        self.bar.initial += steps
-        self.bar.n += steps
-
-    def advance(self, steps, returns):
-        known = returns[np.isfinite(returns)]
-        if len(known):
-            self.bar.set_postfix_str(f"median return {np.median(known):.1f}", refresh=False)
-        self.bar.update(min(steps, self.total - self.bar.n))
-        if self.bar.n >= self.total:
-            self.bar.close()  # before evaluation, whose time is not training's
-
-    def track(self, members, first_update, metrics):
-        if self.tracker is not None:
-            self.tracker.log(members, first_update, metrics)
-
-    def report_nan(self, members_and_updates):
-        for member, update in members_and_updates[:MOST_NAMED]:
-            self.say(f"member {member.index} ({member.name}) has NaN parameters from update {update} on")
-        if len(members_and_updates) > MOST_NAMED:
-            self.say(f"and {len(members_and_updates) - MOST_NAMED} more members with NaN parameters, see summary.json")
-
-    def say(self, line):
-        tqdm.write(line)
-
-    def close(self):
-        if self.bar is not None:
-            self.bar.close()
-        if self.tracker is not None:
-            self.tracker.close()
-            self.tracker = None

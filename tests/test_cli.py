@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -52,7 +54,7 @@ BAD = [
     ("--lr abc", ["--lr: 'abc' is not a number", "1e-3"]),
     ("--total-timesteps 5.5", ["'5.5' is not a whole number", "5e5"]),
     ("--activation elu", ["tanh or relu", "'elu'"]),
-    ("--lrr 1e-3", ["--lrr", "did you mean --lr?"]),
+    ("--lrr 1e-3", ["there is no flag --lrr", "did you mean --lr?"]),
     ("--ent-coeff 0.1", ["did you mean --ent-coef?"]),
     ("--lr", ["--lr", "missing value"]),
     ("stray", ["stray", "--help"]),
@@ -69,6 +71,13 @@ BAD = [
     ("--sweep anneal_lr=maybe", ["'maybe' is neither true nor false"]),
     ("--sweep lr=1,1", ["a value twice"]),
     ("--sweep lr=1 lr=2", ["names lr twice"]),
+    ("--sweep lr=1 --sweep gamma=1", ["given twice", "after one"]),
+    ("--sweep lr=lin:0:inf:4", ["both finite"]),
+    ("--sweep lr=log:1e-5:1e-2:1e9", ["a count from 1 to 100,000"]),
+    ("--learning-rate 1e-3", ["there is no flag --learning-rate"]),
+    ("--zzzz 1", ["no flag --zzzz", "--help"]),
+    ("--total-timesteps 100 --sweep num_steps=8,16", ["less than one update", "beside --sweep must be valid too"]),
+    (f"--run-dir {'x' * 300}", ["--run-dir"]),
     ("--sweep gamma=0.9,2", ["gamma must be in [0, 1], not 2.0"]),
     ("--sweep num_minibatches=4,3", ["can't be cut"]),
     ("--sweep lr=log:0:1:4", ["0 < low < high"]),
@@ -98,11 +107,18 @@ def test_python_gets_the_same_words_as_value_errors():
     for changes, words in (
         ({"gamma": 2.0}, r"gamma must be in \[0, 1\], not 2.0"),
         ({"env_id": "CartPole"}, "did you mean: CartPole-v1"),
-        ({"total_timesteps": 5e5}, "total_timesteps must be a whole number"),
+        ({"total_timesteps": 5e5}, "total_timesteps must be of type int, not 500000.0"),
         ({"num_minibatches": 3}, "use num_minibatches = 2"),
+        ({"num_minibatches": 2**30}, "use num_minibatches = 256"),
+        ({"lr": "fast"}, "lr must be of type float, not 'fast'"),
+        ({"anneal_lr": "no"}, "anneal_lr must be of type bool"),
+        ({"num_envs": True}, "num_envs must be of type int"),
+        ({"lr": np.float32("nan")}, "lr must be finite"),
+        ({"gamma": jnp.float32(-1)}, r"gamma must be in \[0, 1\]"),
     ):
         with pytest.raises(ValueError, match=words):
             ppo.Config(**changes)
+    assert ppo.Config(num_envs=np.int64(4), lr=jnp.float32(1e-3), gamma=1).num_updates == 976
 
 
 @pytest.mark.parametrize(
@@ -231,6 +247,25 @@ def test_resuming_refuses_other_settings_and_other_scripts(sweep_run, tmp_path, 
     assert sha256(run / "metrics.csv") == before
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        "{",
+        "[]",
+        "null",
+        "\\xff",
+        '{"script": "ppo"}',
+        '{"script": "ppo", "config": {"lrr": 1}, "options": {"sweep": []}}',
+    ],
+)
+def test_resuming_a_broken_record_is_one_line(record, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(record)
+    with pytest.raises(SystemExit) as stop:
+        main(ppo.__file__, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, ["--resume", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"ppo.py: --resume {tmp_path}")
+
+
 # --- Killed, stopped, damaged -----------------------------------------------------------------------------------------
 LONG = [
     "--total-timesteps", "200_000", "--hidden-size", "8", "--num-envs", "2", "--num-minibatches", "2",
@@ -275,24 +310,31 @@ def assert_same_results(run, whole):
     assert members[0] == members[1]
 
 
+def damage_newest(folder):
+    """Cuts every file of the newest checkpoint in half; returns its path."""
+    newest = max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    for path in newest.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return newest
+
+
 def test_killed_twice_and_resumed_gives_the_same_bits(uninterrupted, environment, tmp_path):
-    """kill -9 in the first batch and again in the second; the damaged newest checkpoint costs nothing but time."""
+    """kill -9 in the first batch and in the second; each time the first batch's newest checkpoint is damaged as well."""
     run = tmp_path / "run"
     process = start(*LONG, "--run-dir", run, env=environment, cwd=tmp_path)
     wait_for_rows(run, process, 1200)
     process.kill()
     process.wait()
-    newest = max((p for p in (run / "checkpoints/batch-000").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    for path in newest.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    newest = damage_newest(run / "checkpoints/batch-000")
     process = start("--resume", run, env=environment, cwd=tmp_path)
-    wait_for_rows(run, process, 4 * 781 + 300)  # in the second batch
+    wait_for_rows(run, process, 4 * 781 + 1000)  # in the second batch
     process.kill()
-    printed = process.communicate()[0]
-    assert f"checkpoint {newest} is damaged" in printed
+    assert f"checkpoint {newest} is damaged" in process.communicate()[0]
+    newest = damage_newest(run / "checkpoints/batch-000")
     found = ppo_command("--resume", run, env=environment, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
+    assert f"checkpoint {newest} is damaged" in found.stdout
     assert_same_results(run, uninterrupted)
 
 

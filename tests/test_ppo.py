@@ -134,6 +134,19 @@ def test_nests_in_another_jitted_program():
     assert (values[:, 0] < values[:, 1]).all()
 
 
+def test_an_environment_first_made_inside_a_jit_can_be_used_again():
+    """MinAtar's constants must not be tracers of the program that happened to make the environment first."""
+    ppo.make_env.cache_clear()
+    config = replace(SMALL, env_id="CartPole-v1")
+
+    def train(lr, env_id):
+        return ppo.make_train(replace(config, lr=lr, env_id=env_id))(jax.random.key(0), num_updates=1)
+
+    for env_id in ("Asterix-MinAtar", "FourRooms-misc", "DeepSea-bsuite"):
+        jax.make_jaxpr(lambda lr, env_id=env_id: train(lr, env_id))(1e-3)
+        jax.make_jaxpr(lambda lr, env_id=env_id: train(lr, env_id))(1e-3)
+
+
 def test_metrics_are_named_flat_and_per_update():
     _, metrics = jax.eval_shape(ppo.make_train(SMALL), jax.random.key(0))
     assert set(metrics) == {

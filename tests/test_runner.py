@@ -26,6 +26,7 @@ def test_grid():
 def test_fields_in_one_item_go_together():
     points = members.parse_sweep(["num_envs=4,8 lr=1e-3,2e-3"], ppo.Config, 0)
     assert points == [{"num_envs": 4, "lr": 1e-3}, {"num_envs": 8, "lr": 2e-3}]
+    assert len(members.parse_sweep(["num_envs=4,4,8 lr=1e-3,2e-3,2e-3"], ppo.Config, 0)) == 3
 
 
 def test_random_search_is_drawn_from_the_seed_and_within_bounds():
@@ -36,6 +37,7 @@ def test_random_search_is_drawn_from_the_seed_and_within_bounds():
     assert np.mean(lrs < 10**-3.5) == pytest.approx(0.5, abs=0.08)  # uniform in the logarithm
     assert points == members.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 3)
     assert points != members.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 4)
+    assert len(members.parse_sweep(["num_envs=lin:1:4:50"], ppo.Config, 0)) <= 4  # whole numbers drawn twice count once
     together = members.parse_sweep(["lr=log:1e-5:1e-2:5 ent_coef=lin:0:0.05:5"], ppo.Config, 0)
     assert len(together) == 5
 
@@ -164,8 +166,19 @@ def test_no_checkpoint_and_none_whole(tmp_path):
     filled(tmp_path / "c", (1,)).close()
     for path in data_files(tmp_path / "c" / "1" / "state"):
         path.write_bytes(b"")
-    loaded = checkpoint.Checkpoints(tmp_path / "c").load(shapes())
-    assert loaded.update == 0 and loaded.arrays is None and len(loaded.damaged) == 1
+    before = data_files(tmp_path / "c")
+    with pytest.raises(UsageError, match="all are damaged, or the script's state has changed"):
+        checkpoint.Checkpoints(tmp_path / "c").load(shapes())
+    assert data_files(tmp_path / "c") == before  # nothing is deleted
+
+
+def test_checkpoints_of_another_state_are_refused_and_left_alone(tmp_path):
+    filled(tmp_path / "c").close()
+    for other in ({"more": jnp.zeros(4)}, {"w": jnp.zeros((4, 3))}):
+        like = checkpoint.host_shapes(jax.eval_shape(lambda other=other: example_state() | other), 3)
+        with pytest.raises(UsageError, match="state has changed"):
+            checkpoint.Checkpoints(tmp_path / "c").load(like)
+    assert checkpoint.Checkpoints(tmp_path / "c").load(shapes()).update == 3
 
 
 def test_a_disk_that_refuses_is_a_usage_error(tmp_path):

@@ -1,0 +1,72 @@
+"""What the user sees while training: a bar in env steps, NaN reports, trackers; and Ctrl-C, heard between chunks."""
+
+import contextlib
+import signal
+
+import numpy as np
+from tqdm import tqdm
+
+MOST_NAMED = 8  # members with NaN named one by one per chunk
+
+
+class Progress:
+    """One for the whole run, over all its batches."""
+
+    def __init__(self, total, tracker):
+        self.total = total  # env steps of all members
+        self.tracker = tracker
+        self.bar = None
+        self.interrupted = False
+        self.programs = []
+        for name in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread: a caller has its own way to stop
+                signal.signal(name, self.interrupt)
+
+    def interrupt(self, number, frame):
+        self.interrupted = True
+        signal.signal(number, signal.SIG_DFL)  # a second one stops at once
+        self.say("stopping after this chunk; once more to stop at once")
+
+    def compiled(self, program):
+        """Announces a program that was not there before; returns the seconds that it newly took to compile."""
+        new = not any(program is known for known in self.programs)
+        if new:
+            self.programs.append(program)
+            self.say(f"compiled in {program.compile_seconds:.1f} s")
+        if self.bar is None:
+            self.bar = tqdm(total=self.total, unit=" steps", unit_scale=True, dynamic_ncols=True, mininterval=0)
+        self.bar.unpause()  # compiling is not counted as running
+        return program.compile_seconds if new else 0.0
+
+    def skip(self, steps):
+        """Steps done before this process began."""
+        self.bar.initial += steps
+        self.bar.n += steps
+
+    def advance(self, steps, members, first_update, metrics):
+        """After a chunk; metrics: {name: (updates, members)}."""
+        returns = metrics["episode_return"][-1]
+        known = returns[np.isfinite(returns)]
+        if len(known):
+            self.bar.set_postfix_str(f"median return {np.median(known):.1f}", refresh=False)
+        self.bar.update(steps)
+        if self.bar.n >= self.total:
+            self.bar.close()  # before evaluation, whose time is not training's
+        if self.tracker is not None:
+            self.tracker.log(members, first_update, metrics)
+
+    def report_nan(self, members_and_updates):
+        for member, update in members_and_updates[:MOST_NAMED]:
+            self.say(f"member {member.index} ({member.name}) has NaN parameters from update {update} on")
+        if len(members_and_updates) > MOST_NAMED:
+            self.say(f"and {len(members_and_updates) - MOST_NAMED} more members with NaN parameters, see summary.json")
+
+    def say(self, line):
+        tqdm.write(line)
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+        if self.tracker is not None:
+            self.tracker.close()
+            self.tracker = None
