@@ -320,7 +320,7 @@ def damage_newest(folder):
 
 
 def test_killed_twice_and_resumed_gives_the_same_bits(uninterrupted, environment, tmp_path):
-    """kill -9 in the first batch, then in the second; each time the first one's newest checkpoint is damaged as well."""
+    """kill -9 in the first batch, then in the second; each time the first one's newest checkpoint is damaged too."""
     run = tmp_path / "run"
     process = start(*LONG, "--run-dir", run, env=environment, cwd=tmp_path)
     wait_for_rows(run, process, 1200)
