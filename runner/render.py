@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from runner.devices import compile_program
+from runner.devices import without_cache_warning
 
 MAX_FRAMES = 500
 WIDTH = 240  # pixels at least; gymnasium's 600 would take four times as long to encode
@@ -22,7 +22,8 @@ PALETTE = np.array(  # black, then one colour per MinAtar channel (matplotlib's 
 def render(path, plan, member, state):
     """Plays one greedy episode and writes it as a GIF; returns a line that says what was done."""
     config = plan.config.__class__(**vars(plan.config) | member.values)
-    states, episode_return = play(plan.script, config, state, member.seed)
+    with without_cache_warning():
+        states, episode_return = play(plan.script, config, state, member.seed)
     env, env_params = gymnax.make(config.env_id)
     frames = make_frames(env, env_params, states)
     if frames is None:
@@ -50,8 +51,7 @@ def play(script, config, state, seed):
     obs, env_state = env.reset(reset_key, env_params)
     keys = jax.random.split(key, MAX_FRAMES)
     start = (env_state, obs, init_carry(1))
-    episode = compile_program(jax.jit(lambda start: jax.lax.scan(step, start, keys)), start)
-    _, (states, reward, done) = episode(start)
+    _, (states, reward, done) = jax.jit(lambda start: jax.lax.scan(step, start, keys))(start)
     length = int(jnp.argmax(done)) + 1 if done.any() else MAX_FRAMES
     states = jax.tree.map(np.asarray, states.env_state)
     return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(length)], float(reward[:length].sum())
