@@ -136,7 +136,10 @@ def number_rule(info):
 
 def parse(script, argv, record=None):
     """Returns (config, options). Raises UsageError in place of tyro's boxes of many lines."""
-    config, options = (record.config, record.options) if record else (script.Config(), Options())
+    try:
+        config, options = (record.config, record.options) if record else (script.Config(), Options())
+    except ValueError as error:  # somebody edited them
+        raise UsageError(f"the defaults of Config don't go together: {error}") from None
     fields = [
         ("config", script.Config, dataclasses.field(default=config)),
         ("run", Options, dataclasses.field(default=options)),

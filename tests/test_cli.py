@@ -134,6 +134,16 @@ def test_missing_packages_name_their_install_command(flags, package, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_edited_defaults_that_do_not_go_together_are_one_line(environment, tmp_path):
+    text = (ROOT / "ppo.py").read_text()
+    edited = text.replace("num_minibatches: int = 4 ", "num_minibatches: int = 3 ")
+    assert edited != text
+    (tmp_path / "mine.py").write_text(edited)
+    found = python(tmp_path / "mine.py", env=environment | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1
+    assert "mine.py: the defaults of Config don't go together" in found.stderr and "num_minibatches = 2" in found.stderr
+
+
 def test_help_shows_every_fields_comment(environment, tmp_path):
     found = python(ROOT / "ppo.py", "--help", env=environment | {"COLUMNS": "200"}, cwd=tmp_path)
     assert found.returncode == 0
