@@ -111,7 +111,14 @@ class FarTarget(Target):
         return action[0]
 
 
-PROBES = (TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, Target, FarTarget)
+class OddActions(Probe):
+    """Actions that no script can choose."""
+
+    def action_space(self, params=None):
+        return spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)])
+
+
+PROBES = (OddActions, TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, Target, FarTarget)
 for probe in PROBES:
     if f"{probe.__name__}-probe" not in gymnax.registered_envs:
         gymnax.register(f"{probe.__name__}-probe", probe)

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import probes  # noqa: F401 - registers an environment with odd actions
 import pytest
 
 import ppo
@@ -40,6 +41,7 @@ BAD = [
     ("--env-id CartPole", ["'CartPole' is not a gymnax environment", "CartPole-v1"]),
     ("--env-id breakout", ["Breakout-MinAtar"]),
     ("--env-id FrozenLake-misc", ["Discrete(16", "no script here can read"]),
+    ("--env-id OddActions-probe", ["acts in Tuple", "Discrete or Box only"]),
     ("--total-timesteps 511", ["less than one update", "at least 512"]),
     ("--num-minibatches 3", ["can't be cut", "num_minibatches = 2"]),
     ("--num-envs 1 --num-steps 4", ["2 samples or more", "num_minibatches = 2"]),
