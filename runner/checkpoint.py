@@ -5,11 +5,10 @@ import shutil
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from runner.errors import UsageError
+from runner.errors import UsageError, first_line
 
 KEEP = 2  # the newest ones; the older of the two is there in case the newest is damaged
 
@@ -17,10 +16,7 @@ KEEP = 2  # the newest ones; the older of the two is there in case the newest is
 def to_host(state, count):
     """The first count members of a state as numpy arrays, PRNG keys as their raw words."""
 
-    def fetch(x):
-        return np.asarray(jax.random.key_data(x) if is_key(x) else x)[:count]
-
-    return jax.tree.map(fetch, state)
+    return jax.tree.map(lambda x: np.asarray(raw(x))[:count], state)
 
 
 def from_host(arrays, like):
@@ -30,14 +26,12 @@ def from_host(arrays, like):
 
 def host_shapes(like, count):
     """Shapes and dtypes of what to_host makes of a state with the shapes and dtypes `like`."""
-    raw = jax.eval_shape(lambda: jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, zeros(like)))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), raw)
+    shapes = jax.eval_shape(lambda state: jax.tree.map(raw, state), like)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), shapes)
 
 
-def zeros(like):
-    return jax.tree.map(
-        lambda x: jax.random.split(jax.random.key(0), x.shape) if is_key(x) else jnp.zeros(x.shape, x.dtype), like
-    )
+def raw(x):
+    return jax.random.key_data(x) if is_key(x) else x
 
 
 def is_key(x):
@@ -70,7 +64,7 @@ class Checkpoints:
         try:
             self.manager = ocp.CheckpointManager(self.folder, options=options)
         except Exception as error:  # orbax and tensorstore raise their own kinds for a full or read-only disk
-            raise UsageError(f"can't write to {self.folder}: {one_line(error)}") from error
+            raise UsageError(f"can't write to {self.folder}: {first_line(error)}") from error
 
     def save(self, update, arrays, notes):
         """Saves to_host's arrays and a JSON-able dict of notes. Raises UsageError if the disk is full or read-only."""
@@ -81,7 +75,7 @@ class Checkpoints:
         except Exception as error:
             kept = self.manager.latest_step()
             last = "no checkpoint yet" if kept is None else f"the last good checkpoint, update {kept}, is kept"
-            raise UsageError(f"can't write a checkpoint to {self.folder} ({one_line(error)}); {last}") from error
+            raise UsageError(f"can't write a checkpoint to {self.folder} ({first_line(error)}); {last}") from error
 
     def load(self, like):
         """Returns the newest whole checkpoint as Loaded; like: shapes and dtypes of to_host's arrays.
@@ -122,7 +116,3 @@ class Checkpoints:
 
     def close(self):
         self.manager.close()
-
-
-def one_line(error):
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

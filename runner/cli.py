@@ -74,6 +74,10 @@ def main(path, config_class, make_env, make_train, make_policy, argv=None):
         sys.exit(2)
 
 
+class InvalidConfig(UsageError):
+    """Config itself refused the values, as it would in Python."""
+
+
 class Plan(NamedTuple):
     """A checked command line: everything about the run that is known before it starts."""
 
@@ -88,20 +92,24 @@ class Plan(NamedTuple):
 
 def make_plan(script, argv):
     """Reads and checks a command line. Raises UsageError; writes nothing."""
-    if sum(word.split("=")[0] == "--sweep" for word in argv) > 1:
+    sweeps = [word for word in argv if word.split("=")[0] == "--sweep"]
+    if len(sweeps) > 1:
         raise UsageError(
             '--sweep is given twice: write all its items after one, --sweep "lr=1e-4,3e-4" "ent_coef=0,0.01"'
         )
     resume = resumed_folder(argv)
     record = read_record(resume, script) if resume is not None else None
-    config, options = parse(script, argv, record)
+    try:
+        config, options = parse(script, argv, record)
+    except InvalidConfig as error:
+        raise UsageError(f"{error}{' (the settings beside --sweep must be valid too)' if sweeps else ''}") from None
     if record is not None:
         refuse_changes(record, config, options, resume)
     if options.track != "none":
         require(options.track, f"--track {options.track}")
     if options.gif:
         require("pygame", "--gif")
-    if not options.sweep and any(word.split("=")[0] == "--sweep" for word in argv):
+    if sweeps and not options.sweep:
         raise UsageError('--sweep has no values: write for example --sweep "lr=1e-4,3e-4"')
     points = parse_sweep(options.sweep, script.Config, options.seed)
     members = make_members(points, options.num_seeds, options.seed)
@@ -160,8 +168,8 @@ def parse(script, argv, record=None):
             parsed = read()
     except SystemExit:
         message = one_line(printed.getvalue(), [f.name for _, kind, _ in fields for f in dataclasses.fields(kind)])
-        swept = any(word.split("=")[0] == "--sweep" for word in argv) and not message.startswith(("--", "unrecognized"))
-        raise UsageError(message + (" (the settings beside --sweep must be valid too)" if swept else "")) from None
+        kind = InvalidConfig if "Error parsing config:" in printed.getvalue() else UsageError
+        raise kind(message) from None
     finally:
         os.environ.pop("COLUMNS")
         if columns is not None:

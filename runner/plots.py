@@ -1,7 +1,5 @@
 """Pictures of a run: the learning curve, and return against what was swept."""
 
-import os
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -10,6 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from runner.members import show
+from runner.record import replacing
 from runner.stats import interval, iqm
 
 BINS = 100  # points along a learning curve
@@ -17,10 +16,9 @@ MOST_LINES = 10  # more sweep points than the eye can tell apart: the best ones 
 
 
 def save(figure, path):
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
     plt.close(figure)
-    os.replace(temporary, path)
 
 
 def label(values):

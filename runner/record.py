@@ -1,5 +1,6 @@
 """The run directory: config.json, the script's source, versions, metrics.csv, summary.json."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -21,18 +22,19 @@ from runner.errors import UsageError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "evosax", "orbax-checkpoint", "numpy")
 
 
-def write_atomically(path, text):
-    """Writes a text file so that a crash leaves the old one or the new one, never half."""
+@contextlib.contextmanager
+def replacing(path):
+    """Gives a temporary path to write to, then moves it: a crash leaves the old file or the new one, never half."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    yield temporary
     os.replace(temporary, path)
 
 
 def write_json(path, tree):
-    write_atomically(path, json.dumps(without_nan(tree), indent=1) + "\n")
+    with replacing(path) as temporary, open(temporary, "w") as file:
+        file.write(json.dumps(without_nan(tree), indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def without_nan(tree):

@@ -1,5 +1,6 @@
 """policy.gif: one greedy episode of a trained policy."""
 
+import dataclasses
 import os
 
 import gymnax
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from runner.devices import without_cache_warning
+from runner.record import replacing
 
 MAX_FRAMES = 500
 WIDTH = 240  # pixels at least; gymnasium's 600 would take four times as long to encode
@@ -21,7 +23,7 @@ PALETTE = np.array(  # black, then one colour per MinAtar channel (matplotlib's 
 
 def render(path, plan, member, state):
     """Plays one greedy episode and writes it as a GIF; returns a line that says what was done."""
-    config = plan.config.__class__(**vars(plan.config) | member.values)
+    config = dataclasses.replace(plan.config, **member.values)
     with without_cache_warning():
         states, episode_return = play(plan.script, config, state, member.seed)
     env, env_params = gymnax.make(config.env_id)
@@ -29,9 +31,8 @@ def render(path, plan, member, state):
     if frames is None:
         return f"there is no renderer for {config.env_id}"
     frames = [Image.fromarray(frame).reduce(max(1, frame.shape[1] // WIDTH)) for frame in frames]
-    temporary = path.with_name("policy.tmp.gif")
-    frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=40, loop=0)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=40, loop=0)
     return f"{path.name}, {len(frames)} steps, return {episode_return:.1f}"
 
 

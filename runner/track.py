@@ -2,7 +2,7 @@
 
 import hashlib
 
-from runner.errors import UsageError
+from runner.errors import UsageError, first_line
 
 
 def make_tracker(plan, run_dir):
@@ -14,7 +14,7 @@ def make_tracker(plan, run_dir):
         return {"wandb": WandbTracker, "tensorboard": TensorboardTracker}[name](plan, run_dir)
     except Exception as error:  # wandb: not logged in, no network
         hint = "; type wandb login first, or set WANDB_MODE=offline" if name == "wandb" else ""
-        raise UsageError(f"--track {name} did not start ({str(error).splitlines()[0]}){hint}") from error
+        raise UsageError(f"--track {name} did not start ({first_line(error)}){hint}") from error
 
 
 class WandbTracker:

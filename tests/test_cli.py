@@ -36,6 +36,13 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def main_in_process(*arguments, path=ppo.__file__):
+    """Runs the command line here, without a child process; returns its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        main(path, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, list(arguments))
+    return stop.value.code
+
+
 # --- Bad input --------------------------------------------------------------------------------------------------------
 BAD = [
     ("--env-id CartPole", ["'CartPole' is not a gymnax environment", "CartPole-v1"]),
@@ -78,6 +85,7 @@ BAD = [
     ("--sweep lr=log:1e-5:1e-2:1e9", ["a count from 1 to 100,000"]),
     ("--learning-rate 1e-3", ["there is no flag --learning-rate"]),
     ("--zzzz 1", ["no flag --zzzz", "--help"]),
+    ("--zzzz 1 --sweep lr=1", ["--zzzz; --help lists them all\n"]),
     ("--total-timesteps 100 --sweep num_steps=8,16", ["less than one update", "beside --sweep must be valid too"]),
     (f"--run-dir {'x' * 300}", ["--run-dir"]),
     ("--sweep gamma=0.9,2", ["gamma must be in [0, 1], not 2.0"]),
@@ -95,10 +103,8 @@ BAD = [
 @pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[row[0] for row in BAD])
 def test_bad_input_gets_one_line_and_exit_code_2(arguments, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main(ppo.__file__, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, arguments.split())
+    assert main_in_process(*arguments.split()) == 2
     printed = capsys.readouterr()
-    assert stop.value.code == 2
     assert printed.err.startswith("ppo.py: ") and printed.err.count("\n") <= 2 and printed.out == ""
     for words in expected:
         assert words in printed.err
@@ -130,9 +136,8 @@ def test_missing_packages_name_their_install_command(flags, package, tmp_path, m
     monkeypatch.chdir(tmp_path)
     found = importlib.util.find_spec  # hides the package, as on a machine that has not installed it
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == package else found(name, *rest))
-    with pytest.raises(SystemExit) as stop:
-        main(ppo.__file__, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, flags.split())
-    assert stop.value.code == 2 and f"pip install {package}" in capsys.readouterr().err
+    assert main_in_process(*flags.split()) == 2
+    assert f"pip install {package}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -244,9 +249,7 @@ def test_resuming_refuses_other_settings_and_other_scripts(sweep_run, tmp_path, 
     run, _ = sweep_run
 
     def refused(*arguments, path=ppo.__file__):
-        with pytest.raises(SystemExit) as stop:
-            main(path, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, ["--resume", str(run), *arguments])
-        assert stop.value.code == 2
+        assert main_in_process("--resume", str(run), *arguments, path=path) == 2
         return capsys.readouterr().err
 
     before = sha256(run / "metrics.csv")
@@ -272,9 +275,7 @@ def test_resuming_refuses_other_settings_and_other_scripts(sweep_run, tmp_path, 
 )
 def test_resuming_a_broken_record_is_one_line(record, tmp_path, capsys):
     (tmp_path / "config.json").write_text(record)
-    with pytest.raises(SystemExit) as stop:
-        main(ppo.__file__, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, ["--resume", str(tmp_path)])
-    assert stop.value.code == 2
+    assert main_in_process("--resume", str(tmp_path)) == 2
     assert capsys.readouterr().err.startswith(f"ppo.py: --resume {tmp_path}")
 
 
