@@ -14,7 +14,7 @@ Shapes: T = num_steps, N = num_envs, B = N * T / num_minibatches (a minibatch), 
 import difflib
 import functools
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import distrax
@@ -35,6 +35,7 @@ class Config:
     """int, bool and str fields are static, float fields may be traced arrays. Defaults: CleanRL's for CartPole-v1."""
 
     env_id: str = "CartPole-v1"  # any gymnax environment with Box observations
+    env_params: str = ""  # changes to the environment's own parameters, as in "gravity=20,max_steps_in_episode=200"
     total_timesteps: int = 500_000  # env steps over all envs of one agent; cut to whole updates
     num_envs: int = 4  # N, environments stepped in parallel by one agent
     num_steps: int = 128  # T, steps per environment and update
@@ -98,11 +99,11 @@ def check_config(config):
             f"total_timesteps = {config.total_timesteps} is less than one update, num_envs * num_steps = {size}"
             f" env steps, so nothing would be trained: use at least {size}"
         )
-    make_env(config.env_id)
+    make_env(config.env_id, config.env_params)
 
 
 @functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
-def make_env(env_id):
+def make_env(env_id, changes=""):
     """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`."""
     if env_id not in gymnax.registered_envs:
         lowered = {name.lower(): name for name in gymnax.registered_envs}
@@ -114,6 +115,7 @@ def make_env(env_id):
             env, env_params = gymnax.make(env_id)
     except Exception as error:  # a factory may do anything: MNISTBandit-bsuite downloads its data
         raise ValueError(f"env_id {env_id!r} can't be made here ({error}); use another env_id") from error
+    env_params = change_env_params(env_id, env_params, changes)
     obs_space, action_space = env.observation_space(env_params), env.action_space(env_params)
     if not isinstance(obs_space, spaces.Box):
         raise ValueError(
@@ -124,6 +126,27 @@ def make_env(env_id):
     if isinstance(action_space, spaces.Box):
         env = ClipActionWrapper(env)
     return LogWrapper(FlattenObservationWrapper(env)), env_params
+
+
+def change_env_params(env_id, env_params, changes):
+    """Returns env_params with changes written as "name=value,name=value". Raises ValueError for what can't be set."""
+    if not changes:
+        return env_params
+    settable = {k: v for k, v in vars(env_params).items() if isinstance(v, (bool, int, float))}
+    values = {}
+    for change in changes.split(","):
+        name, _, text = (part.strip() for part in change.partition("="))
+        if name not in settable:
+            known = ", ".join(f"{k}={v}" for k, v in settable.items())
+            raise ValueError(f"env_params: {env_id} has no parameter {name!r} to set; it has, by default: {known}")
+        kind = type(settable[name])
+        try:
+            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError):
+            values[name] = math.nan
+        if not math.isfinite(values[name]):
+            raise ValueError(f"env_params: {change!r} needs a {kind.__name__}, as in {name}={settable[name]}")
+    return replace(env_params, **values)
 
 
 class ClipActionWrapper(GymnaxWrapper):
@@ -173,7 +196,7 @@ class ActorCritic(nn.Module):
 
 
 def make_network(config):
-    env, env_params = make_env(config.env_id)
+    env, env_params = make_env(config.env_id, config.env_params)
     return ActorCritic(env.action_space(env_params), config.hidden_size, config.activation)
 
 
@@ -351,7 +374,7 @@ def make_train(config, loss_fn=ppo_loss):
     metrics: a dict of scalars per update, each (num_updates,). From a given state training goes on and key is not used.
     loss_fn(distribution, value, batch, config) -> (loss, metrics), see ppo_loss.
     """
-    env, env_params = make_env(config.env_id)
+    env, env_params = make_env(config.env_id, config.env_params)
     network = make_network(config)
     init_carry, act = make_policy(config)
 

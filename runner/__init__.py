@@ -8,6 +8,7 @@ It never contains algorithm code. A script hands its own functions to `main`:
         main(__file__, Config, make_env, make_train, make_policy)
 """
 
+import runner.environments  # noqa: F401 - registers them
 from runner.cli import main
 
 __all__ = ["main"]

@@ -23,7 +23,7 @@ class Loop(NamedTuple):
 
 def make_evaluate(script, config, episodes):
     """Returns evaluate(state, key, greedy) -> returns (episodes,), of one member's policy, statistics frozen."""
-    env, env_params = script.make_env(config.env_id)
+    env, env_params = script.make_env(config.env_id, config.env_params)
     init_carry, act = script.make_policy(config)
     limit = getattr(env_params, "max_steps_in_episode", MAX_STEPS)
 

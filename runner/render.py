@@ -3,7 +3,6 @@
 import dataclasses
 import os
 
-import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +25,7 @@ def render(path, plan, member, state):
     config = dataclasses.replace(plan.config, **member.values)
     with without_cache_warning():
         states, episode_return = play(plan.script, config, state, member.seed)
-    env, env_params = gymnax.make(config.env_id)
-    frames = make_frames(env, env_params, states)
+    frames = make_frames(*plan.script.make_env(config.env_id, config.env_params), states)
     if frames is None:
         return f"there is no renderer for {config.env_id}"
     frames = [Image.fromarray(frame).reduce(max(1, frame.shape[1] // WIDTH)) for frame in frames]
@@ -38,7 +36,7 @@ def render(path, plan, member, state):
 
 def play(script, config, state, seed):
     """Environment states before each step of one greedy episode, at most MAX_FRAMES, and its return up to there."""
-    env, env_params = script.make_env(config.env_id)
+    env, env_params = script.make_env(config.env_id, config.env_params)
     init_carry, act = script.make_policy(config)
 
     def step(loop, key):

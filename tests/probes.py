@@ -111,6 +111,45 @@ class FarTarget(Target):
         return action[0]
 
 
+class Recall(Probe):
+    """A cue at step 0, blanks, and at step 4 the question: reward 1 for the action that matches the cue, else -1."""
+
+    length = 5
+
+    def reward(self, state, action):
+        matched = jnp.where(action == (state.cue > 0), 1.0, -1.0)
+        return jnp.where(state.time == self.length - 1, matched, 0.0)
+
+    def get_obs(self, state, params=None, key=None):
+        first, asked = state.time == 0, state.time == self.length - 1
+        return jnp.array([jnp.where(first, state.cue, 0), asked], jnp.float32)
+
+    def observation_space(self, params=None):
+        return spaces.Box(-1.0, 1.0, (2,))
+
+
+class Path(Probe):
+    """Alternates between episodes that end by themselves and ones cut by the time limit; the observation tells which.
+
+    Observation (int32): (episode's length, steps taken); reward: steps taken before, plus 1. Episodes of the cue -1
+    terminate after 3 steps, those of the cue 1 are cut after 5.
+    """
+
+    length = 5
+    truncates = True
+
+    def step_env(self, key, state, action, params):
+        state = state.replace(time=state.time + 1)
+        terminated = (state.cue < 0) & (state.time >= 3)
+        return self.get_obs(state), state, jnp.float32(state.time), terminated, {}
+
+    def get_obs(self, state, params=None, key=None):
+        return jnp.array([4 + state.cue, state.time], jnp.int32)
+
+    def observation_space(self, params=None):
+        return spaces.Box(0, 5, (2,), jnp.int32)
+
+
 class OddActions(Probe):
     """Actions that no script can choose."""
 
@@ -118,7 +157,7 @@ class OddActions(Probe):
         return spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)])
 
 
-PROBES = (OddActions, TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, Target, FarTarget)
+PROBES = (OddActions, Recall, Path, TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, Target, FarTarget)
 for probe in PROBES:
     if f"{probe.__name__}-probe" not in gymnax.registered_envs:
         gymnax.register(f"{probe.__name__}-probe", probe)

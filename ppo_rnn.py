@@ -1,0 +1,572 @@
+"""Recurrent Proximal Policy Optimisation in one file and one JAX program: PPO with a memory, for partly observed tasks.
+
+    python ppo_rnn.py                                # 16 seeds of MemoryChain-bsuite at once: a cue to keep in mind
+    python ppo_rnn.py --env-params memory_length=30 --cell lstm
+
+PPO is Schulman et al. 2017, arXiv:1707.06347; the memory is a GRU (Cho et al. 2014, arXiv:1406.1078) or an LSTM.
+The whole run (environment, rollout, advantage, update) is the pure function `train(key)` made by `make_train(config)`:
+`jit` it for one agent, `vmap` it over keys for many seeds, or over any float field of Config for a grid.
+The details that make PPO work are numbered after Huang et al. 2022, "The 37 Implementation Details of PPO"
+(https://iclr-blog-track.github.io/2022/03/25/ppo-implementation-details/): G general, C continuous actions, L memory.
+
+Shapes: T = num_steps, N = num_envs, S = N / num_minibatches (sequences in a minibatch), D = flattened observation,
+E = embedding_size, H = hidden_size, A = actions. A `carry` is the memory: (..., H) of a GRU, a pair of them of an LSTM.
+"""
+
+import difflib
+import functools
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import distrax
+import flax.linen as nn
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from gymnax.environments import spaces
+from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
+from gymnax.wrappers.purerl import GymnaxWrapper
+
+
+# --- Config -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Config:
+    """int, bool and str fields are static, floats may be traced arrays. Defaults: ppo.py's, but for num_envs and lr."""
+
+    env_id: str = "MemoryChain-bsuite"  # any gymnax environment with Box observations
+    env_params: str = ""  # changes to the environment's own parameters, as in "memory_length=10"
+    total_timesteps: int = 500_000  # env steps over all envs of one agent; cut to whole updates
+    num_envs: int = 16  # N, environments stepped in parallel by one agent
+    num_steps: int = 128  # T, steps per environment and update
+    num_minibatches: int = 4  # minibatches per epoch, made of whole environments; must divide num_envs
+    update_epochs: int = 4  # passes over the rollout per update
+    lr: float = 1e-3  # Adam's step size
+    anneal_lr: bool = True  # lower lr linearly to 0 over the run
+    gamma: float = 0.99  # discount
+    gae_lambda: float = 0.95  # GAE's bias (0) against variance (1)
+    clip_eps: float = 0.2  # how far the probability ratio, and the value, may move per update
+    clip_value: bool = True  # clip the value loss as well as the policy loss
+    ent_coef: float = 0.01  # weight of the entropy bonus; continuous control mostly wants 0
+    vf_coef: float = 0.5  # weight of the value loss
+    max_grad_norm: float = 0.5  # gradients are clipped to this global norm
+    activation: str = "tanh"  # tanh or relu
+    embedding_size: int = 64  # E, width of the layer between observation and memory
+    cell: str = "gru"  # gru or lstm
+    hidden_size: int = 64  # H, width of the memory, and of the hidden layer of the actor and of the critic
+    normalize_obs: bool = False  # running normalisation of observations, clipped to +-10; for continuous control
+    scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; for continuous control
+
+    def __post_init__(self):
+        check_config(self)
+
+    @property
+    def steps_per_update(self):
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_updates(self):
+        return self.total_timesteps // self.steps_per_update
+
+
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
+CELLS = {"gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+
+
+def check_config(config):
+    """Raises ValueError, saying what to use instead, for settings that can't train. Traced floats pass unchecked."""
+    for field in fields(config):
+        name, value, default = field.name, getattr(config, field.name), field.default
+        kind = {int: (int, np.integer), float: (int, float, np.number, jax.Array)}.get(field.type, field.type)
+        if not isinstance(value, kind) or (field.type is not bool and isinstance(value, bool)):
+            raise ValueError(f"{name} must be of type {field.type.__name__}, not {value!r} (default {default})")
+        if field.type is int and not 1 <= value < 2**31:
+            raise ValueError(f"{name} must be a whole number from 1 to 2**31 - 1, not {value} (default {default})")
+        if field.type is float and not isinstance(value, jax.core.Tracer):
+            if name in ("gamma", "gae_lambda") and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
+    for name, choices in (("activation", ACTIVATIONS), ("cell", CELLS)):
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} must be {' or '.join(choices)}, not {getattr(config, name)!r}")
+    size, count = config.steps_per_update, config.num_minibatches
+    if config.num_envs % count:
+        fitting = max(m for m in range(1, min(count, config.num_envs) + 1) if config.num_envs % m == 0)
+        raise ValueError(
+            f"num_envs = {config.num_envs} can't be cut into num_minibatches = {count} equal parts, and a sequence must"
+            f" stay whole: use num_minibatches = {fitting}"
+        )
+    if size < 2 * count:  # advantages are normalised per minibatch: one sample alone would become 0
+        raise ValueError("num_steps = 1 leaves one sample per minibatch: use num_steps = 2 or more")
+    if config.total_timesteps < size:
+        raise ValueError(
+            f"total_timesteps = {config.total_timesteps} is less than one update, num_envs * num_steps = {size}"
+            f" env steps, so nothing would be trained: use at least {size}"
+        )
+    make_env(config.env_id, config.env_params)
+
+
+@functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
+def make_env(env_id, changes=""):
+    """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`."""
+    if env_id not in gymnax.registered_envs:
+        lowered = {name.lower(): name for name in gymnax.registered_envs}
+        near = difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)
+        names = ", ".join(lowered[name] for name in near) or ", ".join(gymnax.registered_envs)
+        raise ValueError(f"env_id {env_id!r} is not a gymnax environment; did you mean: {names}")
+    try:
+        with jax.ensure_compile_time_eval():  # the cache must not keep a tracer where the first call is inside a jit
+            env, env_params = gymnax.make(env_id)
+    except Exception as error:  # a factory may do anything: MNISTBandit-bsuite downloads its data
+        raise ValueError(f"env_id {env_id!r} can't be made here ({error}); use another env_id") from error
+    env_params = change_env_params(env_id, env_params, changes)
+    obs_space, action_space = env.observation_space(env_params), env.action_space(env_params)
+    if not isinstance(obs_space, spaces.Box):
+        raise ValueError(
+            f"env_id {env_id!r} observes {obs_space}, which no script here can read: wrap it to give a Box"
+        )
+    if not isinstance(action_space, (spaces.Discrete, spaces.Box)):
+        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
+    if isinstance(action_space, spaces.Box):
+        env = ClipActionWrapper(env)
+    return LogWrapper(FlattenObservationWrapper(env)), env_params
+
+
+def change_env_params(env_id, env_params, changes):
+    """Returns env_params with changes written as "name=value,name=value". Raises ValueError for what can't be set."""
+    if not changes:
+        return env_params
+    settable = {k: v for k, v in vars(env_params).items() if isinstance(v, (bool, int, float))}
+    values = {}
+    for change in changes.split(","):
+        name, _, text = (part.strip() for part in change.partition("="))
+        if name not in settable:
+            known = ", ".join(f"{k}={v}" for k, v in settable.items())
+            raise ValueError(f"env_params: {env_id} has no parameter {name!r} to set; it has, by default: {known}")
+        kind = type(settable[name])
+        try:
+            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError):
+            values[name] = math.nan
+        if not math.isfinite(values[name]):
+            raise ValueError(f"env_params: {change!r} needs a {kind.__name__}, as in {name}={settable[name]}")
+    return replace(env_params, **values)
+
+
+class ClipActionWrapper(GymnaxWrapper):
+    """Clips actions to the environment's bounds; at the environment, for the ratio needs the action as sampled (C5)."""
+
+    def step(self, key, state, action, params=None):
+        space = self._env.action_space(params)
+        return self._env.step(key, state, jnp.clip(action.reshape(space.shape), space.low, space.high), params)
+
+
+# --- Network ----------------------------------------------------------------------------------------------------------
+class RecurrentActorCritic(nn.Module):
+    """Embedding, memory, and an actor and a critic that both read the memory."""
+
+    action_space: spaces.Discrete | spaces.Box
+    embedding_size: int
+    cell: str
+    hidden_size: int
+    activation: str
+
+    def setup(self):
+        discrete = isinstance(self.action_space, spaces.Discrete)
+        action_dim = self.action_space.n if discrete else math.prod(self.action_space.shape)
+        self.embedding = self.dense(self.embedding_size, math.sqrt(2))
+        self.memory = CELLS[self.cell](self.hidden_size)
+        self.actor = self.head(action_dim, 0.01)  # a small last gain keeps the first policy near uniform (G2)
+        self.critic = self.head(1, 1.0)
+        self.log_std = None if discrete else self.param("log_std", nn.initializers.zeros, (action_dim,))  # C2
+
+    def dense(self, size, gain):
+        return nn.Dense(size, kernel_init=nn.initializers.orthogonal(gain))  # and zero biases (G2)
+
+    def head(self, output_size, output_gain):
+        hidden, output = self.dense(self.hidden_size, math.sqrt(2)), self.dense(output_size, output_gain)
+        return nn.Sequential([hidden, ACTIVATIONS[self.activation], output])
+
+    def embed(self, obs):
+        """(..., D) -> (..., E)"""
+        return ACTIVATIONS[self.activation](self.embedding(obs))
+
+    def remember(self, carry, embedding):
+        """One step of the memory: carry (..., H), embedding (..., E) -> carry (..., H)."""
+        return self.memory(carry, embedding)[0]
+
+    def policy(self, carry):
+        """(..., H) -> Categorical over A actions, or a diagonal Gaussian with a state-independent std (C1 to C3)."""
+        output = self.actor(output_of(carry))
+        if self.log_std is None:
+            return distrax.Categorical(logits=output)
+        return distrax.MultivariateNormalDiag(output, jnp.broadcast_to(jnp.exp(self.log_std), output.shape))
+
+    def value(self, carry):
+        """(..., H) -> (...)"""
+        return self.critic(output_of(carry)).squeeze(-1)
+
+    def heads(self, carry):
+        return self.policy(carry), self.value(carry)
+
+    def step(self, carry, obs):
+        """What is remembered after obs (..., D)."""
+        return self.remember(carry, self.embed(obs))
+
+    def __call__(self, carry, obs):
+        return self.heads(self.step(carry, obs))
+
+
+def output_of(carry):
+    """What the heads read: a GRU's hidden state is its output; an LSTM carries (cell, output)."""
+    return jax.tree.leaves(carry)[-1]
+
+
+def make_network(config):
+    env, env_params = make_env(config.env_id, config.env_params)
+    action_space = env.action_space(env_params)
+    return RecurrentActorCritic(action_space, config.embedding_size, config.cell, config.hidden_size, config.activation)
+
+
+# --- Algorithm --------------------------------------------------------------------------------------------------------
+def reset(carry, done):
+    """A fresh episode's memory, zeros, where done (...); the old one (..., H) elsewhere (L)."""
+    return jax.tree.map(lambda x: jnp.where(done[..., None], 0.0, x), carry)
+
+
+def unroll(network, params, carry, obs, done):
+    """Replays one environment's rollout: what was remembered after each observation, reset where an episode ended.
+
+    Args: carry (H,), at the rollout's first observation; obs (T, D); done (T,), whether the step ended its episode.
+    Returns: carry (T, H), before the reset that done asks for: what the policy acted on.
+    """
+    embedding = network.apply(params, obs, method="embed")  # outside the scan: one product for all steps
+
+    def step(carry, embedding_and_done):
+        carry = network.apply(params, carry, embedding_and_done[0], method="remember")
+        return reset(carry, embedding_and_done[1]), carry
+
+    return jax.lax.scan(step, carry, (embedding, done))[1]
+
+
+def gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
+    """Generalised advantage estimation (G5; Schulman et al. 2016, arXiv:1506.02438, eq. 16), cut where episodes end.
+
+    A_t = delta_t + gamma * lambda * (1 - done_t) * A_{t+1} with
+    delta_t = r_t + gamma * (1 - terminated_t) * V(next observation_t) - V(observation_t).
+    A time limit (done, not terminated) cuts the sum yet bootstraps: the world would have gone on (Pardo et al. 2018).
+
+    Args: reward, value, terminated, done: (T, ...); next_value: (T, ...), V of the observation that the action led to,
+    which at an episode's end is its final observation and not the next episode's first; gamma, gae_lambda: scalars.
+    Returns: advantage (T, ...), in units of reward.
+    """
+    delta = reward + gamma * (1.0 - terminated) * next_value - value
+    decay = gamma * gae_lambda * (1.0 - done)
+
+    def step(advantage, delta_and_decay):
+        advantage = delta_and_decay[0] + delta_and_decay[1] * advantage
+        return advantage, advantage
+
+    return jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)[1]
+
+
+def clipped_surrogate(ratio, advantage, config):
+    """Policy loss per sample, (S, T) (Schulman et al. 2017, eq. 7; G8): -min(r A, clip(r, 1 - eps, 1 + eps) A)."""
+    clipped = jnp.clip(ratio, 1.0 - config.clip_eps, 1.0 + config.clip_eps)
+    return -jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def clipped_squared_error(value, target, old_value, config):
+    """Value loss per sample, (S, T): half the squared error, the larger of clipped and unclipped if clip_value (G9)."""
+    squared_error = jnp.square(value - target)
+    if config.clip_value:
+        clipped = old_value + jnp.clip(value - old_value, -config.clip_eps, config.clip_eps)
+        squared_error = jnp.maximum(squared_error, jnp.square(clipped - target))
+    return 0.5 * squared_error
+
+
+def ppo_loss(
+    distribution, value, batch, config, policy_objective=clipped_surrogate, value_objective=clipped_squared_error
+):
+    """The loss of one minibatch (Schulman et al. 2017, eq. 9): policy + vf_coef * value - ent_coef * entropy.
+
+    Args: distribution, value (S, T): the network's outputs on batch.obs; batch: a Batch with leading axis S;
+    policy_objective(ratio, normalised advantage, config), value_objective(value, target, old value, config): (S, T).
+    Returns: loss, a scalar, and its metrics, a dict of scalars.
+    """
+    log_ratio = distribution.log_prob(batch.action) - batch.log_prob
+    ratio = jnp.exp(log_ratio)
+    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)  # per minibatch (G7)
+    policy_loss = policy_objective(ratio, advantage, config).mean()
+    value_loss = value_objective(value, batch.target, batch.value, config).mean()
+    entropy = distribution.entropy().mean()
+    metrics = {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": (
+            ratio - 1.0 - log_ratio
+        ).mean(),  # Schulman 2020, "Approximating KL divergence", estimator k3 (G12)
+        "clip_fraction": (jnp.abs(ratio - 1.0) > config.clip_eps).mean(),
+    }
+    return policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy, metrics
+
+
+class RunningStats(NamedTuple):
+    mean: jax.Array
+    var: jax.Array
+    count: jax.Array
+
+
+def init_stats(shape):
+    return RunningStats(jnp.zeros(shape), jnp.ones(shape), jnp.float32(1e-4))  # 1e-4: as gymnasium's RunningMeanStd
+
+
+def update_stats(stats, batch):
+    """Merges a batch (n, ...) into running mean and variance (Chan et al. 1979, parallel algorithm)."""
+    batch_mean, batch_var, batch_count = batch.mean(axis=0), batch.var(axis=0), batch.shape[0]
+    count = stats.count + batch_count
+    delta = batch_mean - stats.mean
+    squares = stats.var * stats.count + batch_var * batch_count + delta**2 * stats.count * batch_count / count
+    return RunningStats(stats.mean + delta * batch_count / count, squares / count, count)
+
+
+def normalize(obs, stats):
+    """Observation in units of its running std, clipped to +-10 (C6, C7)."""
+    return jnp.clip((obs - stats.mean) / jnp.sqrt(stats.var + 1e-8), -10.0, 10.0)
+
+
+def discounted_sums(reward, done, start, gamma):
+    """Running sum S_t = gamma * S_{t-1} + r_t per environment, which starts anew after an episode's last reward.
+
+    Args: reward, done: (T, N); start: (N,), the sum carried over from the last rollout.
+    Returns: the sums (T, N), last rewards included, and the sum to carry on with (N,).
+    """
+
+    def step(carried, reward_and_done):
+        total = gamma * carried + reward_and_done[0]
+        return total * (1.0 - reward_and_done[1]), total
+
+    carried, sums = jax.lax.scan(step, start, (reward, done))
+    return sums, carried
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+class TrainState(NamedTuple):
+    """Everything that one update hands to the next; exactly what a checkpoint holds."""
+
+    params: Any
+    opt_state: Any
+    obs_stats: RunningStats  # of observations, (D,); used and updated if normalize_obs
+    return_stats: RunningStats  # of discounted sums of rewards, (); used and updated if scale_reward
+    discounted_sum: jax.Array  # (N,), of rewards of the episode under way
+    env_state: Any
+    obs: jax.Array  # (N, D)
+    carry: Any  # (N, H), what was remembered before obs
+    episode_return: jax.Array  # the last known value of the metric, NaN before the first episode's end
+    episode_length: jax.Array
+    num_updates: jax.Array  # updates done so far
+    key: jax.Array
+
+
+class Transition(NamedTuple):
+    """One step of the rollout; stacked to (T, N, ...)."""
+
+    obs: jax.Array
+    action: jax.Array  # as sampled: the environment clips it to its bounds
+    reward: jax.Array
+    terminated: jax.Array  # the episode ended by itself: its future is worth 0
+    done: jax.Array  # terminated or cut by the time limit
+    carry: Any  # what was remembered after obs: what the action was chosen from
+    final_obs: jax.Array  # what the action led to, also where `obs` of the next step is a new episode's first
+    episode_return: jax.Array  # of the last episode that ended, valid where done
+    episode_length: jax.Array
+
+
+class Batch(NamedTuple):
+    """What the loss sees, whole sequences: (N, T, ...) after the rollout, (S, T, ...) in a minibatch."""
+
+    carry: Any  # (S, H), at the start of the sequence
+    obs: jax.Array
+    done: jax.Array  # where to reset the memory again
+    action: jax.Array
+    log_prob: jax.Array  # of action, before the update
+    value: jax.Array  # before the update
+    advantage: jax.Array
+    target: jax.Array  # advantage + value, the TD(lambda) return
+
+
+def make_policy(config):
+    """Returns (init_carry, act), used alike in training, evaluation and rendering.
+
+    init_carry(num_envs) is the policy's memory at an episode's start: zeros, (num_envs, H).
+    act(state, carry (..., H), obs (..., D), key, greedy) -> (carry, action (...) or (..., A)); state needs params and
+    obs_stats; whoever goes on after an episode's end starts again from init_carry;
+    greedy, a bool or a traced one, takes the most likely action instead of a sample.
+    """
+    network = make_network(config)
+
+    def init_carry(num_envs):
+        zeros = jnp.zeros((num_envs, config.hidden_size))
+        return (zeros, zeros) if config.cell == "lstm" else zeros
+
+    def act(state, carry, obs, key, greedy):
+        carry = network.apply(state.params, carry, preprocess(config, state.obs_stats, obs), method="step")
+        distribution = network.apply(state.params, carry, method="policy")
+        return carry, jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
+
+    return init_carry, act
+
+
+def preprocess(config, obs_stats, obs):
+    obs = obs.astype(jnp.float32)
+    return normalize(obs, obs_stats) if config.normalize_obs else obs
+
+
+def make_train(config, loss_fn=ppo_loss):
+    """Returns train(key, state=None, num_updates=all) -> (state, metrics): pure, made for jit and vmap.
+
+    metrics: a dict of scalars per update, each (num_updates,). From a given state training goes on and key is not used.
+    loss_fn(distribution, value, batch, config) -> (loss, metrics), see ppo_loss.
+    """
+    env, env_params = make_env(config.env_id, config.env_params)
+    network = make_network(config)
+    init_carry, act = make_policy(config)
+
+    def learning_rate(num_minibatch_updates):
+        done_updates = num_minibatch_updates // (config.num_minibatches * config.update_epochs)
+        left = jnp.maximum(0.0, 1.0 - done_updates / config.num_updates)  # G4; 0 also for updates past the planned end
+        return config.lr * (left if config.anneal_lr else 1.0)
+
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),  # G11
+        optax.adam(learning_rate, eps=1e-5),  # G3
+    )
+
+    def init(key):
+        key, params_key, env_key = jax.random.split(key, 3)
+        obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(env_key, config.num_envs), env_params)
+        carry = init_carry(config.num_envs)
+        params = network.init(params_key, carry, obs.astype(jnp.float32))
+        return TrainState(
+            params=params,
+            opt_state=optimizer.init(params),
+            obs_stats=init_stats(obs.shape[1:]),
+            return_stats=init_stats(()),
+            discounted_sum=jnp.zeros(config.num_envs),
+            env_state=env_state,
+            obs=obs,
+            carry=carry,
+            episode_return=jnp.float32(jnp.nan),
+            episode_length=jnp.float32(jnp.nan),
+            num_updates=jnp.int32(0),
+            key=key,
+        )
+
+    def env_step(state, key):
+        action_key, env_key = jax.random.split(key)
+        carry, action = act(state, state.carry, state.obs, action_key, greedy=False)
+        obs, env_state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
+            jax.random.split(env_key, config.num_envs), state.env_state, action, env_params
+        )
+        done = terminated | truncated
+        transition = Transition(
+            obs=state.obs,
+            action=action,
+            reward=reward.astype(jnp.float32),
+            terminated=terminated,
+            done=done,
+            carry=carry,
+            final_obs=info["final_observation"],
+            episode_return=info["returned_episode_returns"],
+            episode_length=info["returned_episode_lengths"],
+        )
+        return state._replace(env_state=env_state, obs=obs, carry=reset(carry, done)), transition
+
+    def minibatch_loss(params, batch):
+        carry = jax.vmap(unroll, (None, None, 0, 0, 0))(network, params, batch.carry, batch.obs, batch.done)
+        return loss_fn(*network.apply(params, carry, method="heads"), batch, config)
+
+    def update_minibatch(learner, batch):
+        params, opt_state = learner
+        grads, metrics = jax.grad(minibatch_loss, has_aux=True)(params, batch)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
+
+    def update_epoch(learner_and_batch, key):
+        learner, batch = learner_and_batch
+        order = jax.random.permutation(key, config.num_envs)  # of environments: sequences stay whole (L)
+        minibatches = jax.tree.map(  # (N, ...) -> (num_minibatches, S, ...)
+            lambda x: x[order].reshape(config.num_minibatches, -1, *x.shape[1:]), batch
+        )
+        learner, metrics = jax.lax.scan(update_minibatch, learner, minibatches)
+        return (learner, batch), metrics
+
+    def update(state, _):
+        key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
+        first_carry = state.carry
+        state, rollout = jax.lax.scan(env_step, state, jax.random.split(rollout_key, config.num_steps))
+
+        # Log-probabilities and values of the whole rollout in one pass, from the memories that the actions came from
+        distribution, value = network.apply(state.params, rollout.carry, method="heads")
+        final_obs = preprocess(config, state.obs_stats, rollout.final_obs)
+        next_carry = network.apply(state.params, rollout.carry, final_obs, method="step")
+        next_value = network.apply(state.params, next_carry, method="value")
+
+        reward = rollout.reward
+        if config.scale_reward:  # C8, C9
+            sums, discounted_sum = discounted_sums(reward, rollout.done, state.discounted_sum, config.gamma)
+            return_stats = update_stats(state.return_stats, sums.reshape(-1))
+            reward = jnp.clip(reward / jnp.sqrt(return_stats.var + 1e-8), -10.0, 10.0)
+            state = state._replace(discounted_sum=discounted_sum, return_stats=return_stats)
+        advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, config.gamma, config.gae_lambda)
+        target = advantage + value
+        obs, log_prob = preprocess(config, state.obs_stats, rollout.obs), distribution.log_prob(rollout.action)
+        sequences = (obs, rollout.done, rollout.action, log_prob, value, advantage, target)
+        sequences = jax.tree.map(lambda x: x.swapaxes(0, 1), sequences)  # (T, N, ...) -> (N, T, ...)
+        batch = Batch(first_carry, *sequences)
+
+        epoch_keys = jax.random.split(shuffle_key, config.update_epochs)
+        learner_and_batch = ((state.params, state.opt_state), batch)
+        ((params, opt_state), _), metrics = jax.lax.scan(update_epoch, learner_and_batch, epoch_keys)
+        if config.normalize_obs:  # for the next rollout: within an update, acting and learning see the same numbers
+            state = state._replace(
+                obs_stats=update_stats(state.obs_stats, rollout.obs.reshape(config.steps_per_update, -1))
+            )
+        state = state._replace(
+            params=params,
+            opt_state=opt_state,
+            episode_return=mean_of_ended(rollout.episode_return, rollout.done, state.episode_return),
+            episode_length=mean_of_ended(rollout.episode_length, rollout.done, state.episode_length),
+            num_updates=state.num_updates + 1,
+            key=key,
+        )
+        metrics = jax.tree.map(jnp.mean, metrics)  # over epochs and minibatches
+        metrics |= {
+            "episode_return": state.episode_return,
+            "episode_length": state.episode_length,
+            "env_steps": state.num_updates * config.steps_per_update,
+            "explained_variance": 1.0 - (target - value).var() / (target.var() + 1e-8),
+            "value_mean": value.mean(),
+        }
+        return state, metrics
+
+    def train(key, state=None, num_updates=config.num_updates):
+        state = init(key) if state is None else state
+        return jax.lax.scan(update, state, None, length=num_updates)
+
+    return train
+
+
+def mean_of_ended(x, done, otherwise):
+    """Mean of x over the steps that ended an episode; `otherwise` where none did."""
+    return jnp.where(done.any(), (x * done).sum() / jnp.maximum(done.sum(), 1), otherwise)
+
+
+if __name__ == "__main__":
+    from runner import main
+
+    main(__file__, Config, make_env, make_train, make_policy)

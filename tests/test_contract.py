@@ -1,0 +1,333 @@
+"""The contract of Config, make_train and make_policy, the same for every script."""
+
+import dataclasses
+import functools
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments import spaces
+
+import dqn
+import ppo
+import ppo_rnn
+
+COMMON = {"episode_return", "episode_length", "env_steps", "grad_norm", "value_mean"}
+PPO_METRICS = COMMON | {"policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"}
+PPO_FLOATS = dict(lr=1e-3, gamma=0.9, gae_lambda=0.8, clip_eps=0.05, ent_coef=0.1, vf_coef=1.5, max_grad_norm=0.05)
+PPO_STATICS = dict(
+    env_id="Acrobot-v1", env_params="max_steps_in_episode=50", total_timesteps=4096, num_envs=8, num_steps=64,
+    num_minibatches=2, update_epochs=2, anneal_lr=False, clip_value=False, activation="relu", hidden_size=16,
+    normalize_obs=True, scale_reward=True,
+)  # fmt: skip
+
+
+class Case(NamedTuple):
+    """A script with a small config, another value of every field, and the names of its metrics."""
+
+    script: Any
+    config: Any
+    floats: dict
+    statics: dict
+    metrics: set
+
+    def train(self, loss_fn=None, **changes):
+        config = replace(self.config, **changes)
+        return self.script.make_train(config, *([loss_fn] if loss_fn else []))
+
+
+CASES = {
+    "ppo": Case(
+        ppo,
+        ppo.Config(total_timesteps=2048, num_envs=4, num_steps=32, hidden_size=8),
+        PPO_FLOATS,
+        PPO_STATICS,
+        PPO_METRICS,
+    ),
+    "ppo_rnn": Case(
+        ppo_rnn,
+        ppo_rnn.Config("CartPole-v1", total_timesteps=2048, num_envs=4, num_steps=32, embedding_size=8, hidden_size=8),
+        PPO_FLOATS,
+        PPO_STATICS | dict(cell="lstm", embedding_size=16),
+        PPO_METRICS,
+    ),
+    "dqn": Case(
+        dqn,
+        dqn.Config(
+            total_timesteps=2048, num_envs=4, buffer_size=256, learning_starts=128, train_frequency=4, batch_size=16,
+            hidden_size=8, last_hidden_size=8, log_frequency=128, target_network_frequency=100, lr=1e-3,
+        ),
+        dict(lr=3e-4, gamma=0.9, tau=0.5, start_e=0.5, end_e=0.2, exploration_fraction=0.1),
+        dict(
+            env_id="Acrobot-v1", env_params="max_steps_in_episode=50", total_timesteps=4096, num_envs=8,
+            buffer_size=512, learning_starts=256, train_frequency=2, batch_size=32, n_step=3, double_dqn=True,
+            huber_loss=True, target_network_frequency=200, hidden_size=16, last_hidden_size=16, log_frequency=64,
+        ),
+        COMMON | {"q_loss", "epsilon"},
+    ),
+}  # fmt: skip
+FLOATS = [(name, field) for name, case in CASES.items() for field in case.floats]
+STATICS = [(name, field) for name, case in CASES.items() for field in case.statics]
+LIMIT = dict(env_params="max_steps_in_episode=150")
+CONTINUOUS = dict(env_id="Pendulum-v1", normalize_obs=True, scale_reward=True) | LIMIT
+DISCRETE = dict(env_id="MountainCar-v0") | LIMIT
+VARIANTS = {
+    "ppo": ("ppo", DISCRETE),
+    "ppo, continuous": ("ppo", CONTINUOUS),
+    "ppo_rnn": ("ppo_rnn", DISCRETE),
+    "ppo_rnn, continuous, lstm": ("ppo_rnn", CONTINUOUS | dict(cell="lstm")),
+    "dqn": ("dqn", DISCRETE),
+    "dqn, n_step": ("dqn", DISCRETE | dict(n_step=3, double_dqn=True)),
+}
+VARIANTS = {
+    name: CASES[script]._replace(config=replace(CASES[script].config, total_timesteps=20 * 128, **changes))
+    for name, (script, changes) in VARIANTS.items()
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+class Run(NamedTuple):
+    """A variant trained from seed 0, by one compiled program of 10 updates called twice."""
+
+    variant: Case
+    start: Any
+    middle: Any
+    end: Any
+    metrics: dict
+
+
+@functools.cache
+def run_variant(name):
+    variant = VARIANTS[name]
+    train = variant.train()
+    half = variant.config.num_updates // 2
+    go_on = jax.jit(lambda state: train(None, state=state, num_updates=half))
+    start = jax.jit(lambda key: train(key, num_updates=0)[0])(jax.random.key(0))
+    middle, first_metrics = go_on(start)
+    end, second_metrics = go_on(middle)
+    metrics = {k: np.concatenate([x, second_metrics[k]]) for k, x in first_metrics.items()}
+    return Run(variant, start, middle, end, metrics)
+
+
+@pytest.fixture(params=VARIANTS)
+def run(request):
+    return run_variant(request.param)
+
+
+def raw(tree):
+    """Arrays that numpy can compare: PRNG keys as their words."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(tree)]
+
+
+def assert_same_bits(a, b):
+    for x, y in zip(raw(a), raw(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def floats_of(case, **changes):
+    return {name: jnp.float32(getattr(replace(case.config, **changes), name)) for name in case.floats}
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """Eight updates of each script, all float fields traced, jitted once: (key, {field: value}) -> (state, metrics)."""
+    return {
+        name: jax.jit(lambda key, floats, case=case: case.train(**floats)(key, num_updates=8))
+        for name, case in CASES.items()
+    }
+
+
+# --- Config -----------------------------------------------------------------------------------------------------------
+def test_the_tables_above_name_every_field(case):
+    assert set(case.floats) == {f.name for f in dataclasses.fields(case.script.Config) if f.type is float}
+    assert set(case.floats) | set(case.statics) == {f.name for f in dataclasses.fields(case.script.Config)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_float_traced_equals_static(name, traced):
+    case = CASES[name]
+    static = jax.jit(lambda key: case.train(**case.floats)(key, num_updates=8))(jax.random.key(1))
+    for x, y in zip(raw(static), raw(traced[name](jax.random.key(1), floats_of(case, **case.floats))), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "field"), FLOATS)
+def test_each_float_alone_can_be_vmapped_and_changes_the_result(name, field, traced):
+    case = CASES[name]
+    values = jnp.array([getattr(case.config, field), case.floats[field]], jnp.float32)
+    jax.eval_shape(  # this field alone traced, the others static: what vmap over one hyperparameter does
+        jax.vmap(lambda value: case.train(**{field: value})(jax.random.key(0))), values
+    )
+    before = traced[name](jax.random.key(0), floats_of(case))[0].params
+    after = traced[name](jax.random.key(0), floats_of(case, **{field: case.floats[field]}))[0].params
+    assert any((x != y).any() for x, y in zip(raw(before), raw(after), strict=True))
+
+
+@pytest.mark.parametrize(("name", "field"), STATICS)
+def test_each_static_field_changes_the_program(name, field):
+    case = CASES[name]
+
+    def program(**changes):
+        return str(jax.make_jaxpr(lambda key: case.train(**changes)(key, num_updates=1))(jax.random.key(0)))
+
+    assert program() == program()
+    assert program() != program(**{field: case.statics[field]})
+
+
+# --- make_train -------------------------------------------------------------------------------------------------------
+def test_one_call_equals_two_halves(run):
+    """Bit by bit: what resuming relies on."""
+    train = run.variant.train()
+    whole, metrics = jax.jit(lambda key: train(key, num_updates=len(run.metrics["env_steps"])))(jax.random.key(0))
+    assert_same_bits(whole, run.end)
+    assert_same_bits(metrics, run.metrics)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_vmap_over_seeds_equals_one_by_one_and_seeds_differ(name):
+    run = run_variant(name)
+    train, half = run.variant.train(), len(run.metrics["env_steps"]) // 2
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    states, metrics = jax.jit(jax.vmap(lambda key: train(key, num_updates=half)))(keys)
+    for x, y in zip(raw(states), raw(run.middle), strict=True):
+        np.testing.assert_allclose(x[0], y, rtol=2e-3, atol=2e-4)
+    weights = [x for x in jax.tree.leaves(states.params) if x.ndim > 2]  # biases start equal
+    for leaf in (*weights, states.obs, metrics["grad_norm"], metrics["value_mean"]):
+        assert (leaf[0] != leaf[1]).any() and (leaf[1] != leaf[2]).any() and (leaf[0] != leaf[2]).any()
+
+
+def test_nests_in_another_jitted_program_with_a_loss_of_its_own(case):
+    """What meta-evolution does: an outer loop, in one program, over a loss with a traced parameter."""
+    default = {"dqn": dqn.dqn_loss}.get(case.script.__name__) or case.script.ppo_loss
+
+    def gradient(scale, key):
+        def loss_fn(*args):
+            loss, metrics = default(*args)
+            return scale * loss, metrics
+
+        return case.train(loss_fn, lr=0.0)(key, num_updates=2)[1]["grad_norm"].mean()
+
+    outer = jax.jit(
+        lambda keys: jax.lax.map(lambda key: jax.vmap(gradient, (0, None))(jnp.array([0.1, 1.0]), key), keys)
+    )
+    values = outer(jax.random.split(jax.random.key(0), 2))
+    np.testing.assert_allclose(values[:, 1], 10 * values[:, 0], rtol=1e-3)
+    assert (values > 0).all() and values[0, 0] != values[1, 0]
+
+
+def test_an_environment_first_made_inside_a_jit_can_be_used_again(case):
+    """MinAtar's constants must not be tracers of the program that happened to make the environment first."""
+    case.script.make_env.cache_clear()
+    for env_id in ("Asterix-MinAtar", "FourRooms-misc", "DeepSea-bsuite"):
+        for _ in range(2):
+            jax.make_jaxpr(
+                lambda lr, env_id=env_id: case.train(lr=lr, env_id=env_id)(jax.random.key(0), num_updates=1)
+            )(1e-3)
+
+
+def test_metrics_are_named_flat_and_per_update(case):
+    _, metrics = jax.eval_shape(case.train(), jax.random.key(0))
+    assert set(metrics) == case.metrics
+    assert {x.shape for x in metrics.values()} == {(case.config.num_updates,)}
+
+
+def test_env_steps_count_the_steps_of_all_envs(run):
+    steps, config = run.metrics["env_steps"], run.variant.config
+    assert (np.diff(steps) == config.steps_per_update).all()
+    assert config.total_timesteps - 2 * config.steps_per_update < steps[-1] <= config.total_timesteps
+    assert all(np.isfinite(x).all() for name, x in run.metrics.items() if not name.startswith("episode_"))
+
+
+def test_episode_return_is_nan_until_an_episode_ends_and_then_the_last_known(run):
+    """Episodes end after 150 steps of each of 4 environments, for env_params says so: at 600 and 1200 of all."""
+    steps, returns = run.metrics["env_steps"], run.metrics["episode_return"]
+    assert np.isnan(returns[steps < 600]).all() and np.isfinite(returns[steps >= 600]).all()
+    first = returns[(steps >= 600) & (steps < 1200)]
+    assert (first == first[0]).all() and -2000 < first[0] < -100
+    assert (run.metrics["episode_length"][steps >= 600] == 150).all()
+
+
+def test_every_parameter_is_trained(run):
+    dead = 0.5 if run.variant.script is dqn else 0.0  # share of weights that may belong to units that ReLU keeps at 0
+    after = dict(jax.tree_util.tree_leaves_with_path(run.end.params))
+    for path, x in jax.tree_util.tree_leaves_with_path(run.start.params):
+        still = (x == after[path]).mean()
+        assert still <= dead, f"{jax.tree_util.keystr(path)}: {still:.0%} of the weights never moved"
+
+
+# --- make_policy ------------------------------------------------------------------------------------------------------
+def test_policy_greedy_and_sampled(run):
+    state, config = run.end, run.variant.config
+    init_carry, act = run.variant.script.make_policy(config)
+    obs = jnp.broadcast_to(state.obs[0], (500, *state.obs.shape[1:]))
+    act = jax.jit(act)  # greedy is traced here: evaluation runs both in one program
+    _, greedy = act(state, init_carry(500), obs, jax.random.key(1), True)
+    _, sampled = act(state, init_carry(500), obs, jax.random.key(1), False)
+    assert (greedy == greedy[0]).all() and len(np.unique(sampled)) > 1
+    if getattr(config, "normalize_obs", False):
+        shifted = state._replace(obs_stats=state.obs_stats._replace(mean=state.obs_stats.mean + 5.0))
+        assert (act(shifted, init_carry(500), obs, jax.random.key(1), True)[1] != greedy).any()
+
+
+# --- Environments -----------------------------------------------------------------------------------------------------
+PLAYABLE = [
+    e for e in gymnax.registered_envs if e not in ("FrozenLake-misc", "MNISTBandit-bsuite") and "probe" not in e
+]
+
+
+@pytest.mark.parametrize("env_id", PLAYABLE)
+def test_every_box_environment_can_be_trained_on(env_id, case):
+    """Traced, not compiled: shapes, dtypes and the choice of a head; the next test runs the awkward ones."""
+    env, env_params = gymnax.make(env_id)
+    continuous = isinstance(env.action_space(env_params), spaces.Box)
+    if continuous and case.script is dqn:
+        with pytest.raises(ValueError, match=r"continuous actions.*use ppo\.py"):
+            case.train(env_id=env_id)
+        return
+    state, _ = jax.eval_shape(case.train(env_id=env_id), jax.random.key(0))
+    assert state.obs.shape == (4, np.prod(env.observation_space(env_params).shape))
+    assert ("log_std" in state.params["params"]) == continuous
+
+
+AWKWARD = [  # int32 observations, int32 rewards, two action dimensions, three-dimensional observations
+    ("ppo", "FourRooms-misc"), ("ppo", "UmbrellaChain-bsuite"), ("ppo", "Reacher-misc"), ("ppo", "Breakout-MinAtar"),
+    ("ppo_rnn", "UmbrellaChain-bsuite"), ("dqn", "FourRooms-misc"), ("dqn", "UmbrellaChain-bsuite"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "env_id"), AWKWARD)
+def test_awkward_environments_run(name, env_id):
+    train = CASES[name].train(env_id=env_id, total_timesteps=128 * 4)
+    state, metrics = jax.jit(train)(jax.random.key(0))
+    assert all(np.isfinite(x).all() for x in raw(state.params))
+    assert np.isfinite(metrics["value_mean"]).all()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "changes", "words"),
+    [
+        (
+            "CartPole-v1",
+            "memory_length=10",
+            r"CartPole-v1 has no parameter 'memory_length' to set; it has.*gravity=9.8",
+        ),
+        ("CartPole-v1", "gravity=heavy", "'gravity=heavy' needs a float, as in gravity=9.8"),
+        ("CartPole-v1", "gravity=nan", "needs a float"),
+        ("CartPole-v1", "gravity", "'gravity' needs a float"),
+        ("MemoryChain-bsuite", "memory_length=2.5", "needs a int, as in memory_length=5"),
+        ("DeepSea-bsuite", "deterministic=maybe", "needs a bool, as in deterministic=True"),
+        ("Acrobot-v1", "available_torque=1", "no parameter 'available_torque' to set"),
+    ],
+)
+def test_env_params_that_do_not_exist_are_refused(env_id, changes, words, case):
+    with pytest.raises(ValueError, match=words):
+        replace(case.config, env_id=env_id, env_params=changes)
