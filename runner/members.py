@@ -49,6 +49,11 @@ def show(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def env_name(config):
+    """The environment, with its parameters where they were changed."""
+    return f"{config.env_id} ({config.env_params})" if config.env_params else config.env_id
+
+
 def make_members(points, num_seeds, first_seed):
     """Seeds first_seed, first_seed + 1, ... for every point, numbered point by point."""
     pairs = [(point, first_seed + i) for point in range(len(points)) for i in range(num_seeds)]

@@ -7,7 +7,7 @@ import pandas as pd
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from runner.members import show
+from runner.members import env_name, show
 from runner.record import replacing
 from runner.stats import interval, iqm
 
@@ -46,7 +46,7 @@ def learning_curve(path, plan, metrics, points, members):
         axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
         bad = metrics.merge(pd.DataFrame(own), on="member").query("update == first_bad_update")["env_steps"]
         axes.plot(bad, [0.02] * len(bad), "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False)
-    title = f"{plan.config.env_id}, {plan.script.name}: IQM and 95 % interval over {plan.options.num_seeds} seeds"
+    title = f"{env_name(plan.config)}, {plan.script.name}: IQM and 95 % interval over {plan.options.num_seeds} seeds"
     if len(points) > len(drawn):
         title += f"\nthe best {len(drawn)} of {len(points)} sweep points"
     axes.set(xlabel="env steps per agent", ylabel="episode return", title=title)
@@ -112,7 +112,7 @@ def sweep_line(path, plan, points, name):
     axes.set(
         xlabel=name,
         ylabel="final return: IQM and 95 % interval",
-        title=f"{plan.config.env_id}, {plan.options.num_seeds} seeds per point",
+        title=f"{env_name(plan.config)}, {plan.options.num_seeds} seeds per point",
     )
     axes.grid(alpha=0.3)
     save(figure, path)
@@ -144,7 +144,7 @@ def sweep_map(path, plan, points, row_name, column_name):
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.set_xticks(range(len(columns)), [show(v) for v in columns])
     axes.set_yticks(range(len(rows)), [show(v) for v in rows])
-    title = f"{plan.config.env_id}: final return, IQM [95 % interval], {plan.options.num_seeds} seeds"
+    title = f"{env_name(plan.config)}: final return, IQM [95 % interval], {plan.options.num_seeds} seeds"
     axes.set(xlabel=column_name, ylabel=row_name, title=title)
     figure.colorbar(image, label="IQM of the final return")
     return save(figure, path)
@@ -157,7 +157,7 @@ def sweep_scatter(path, plan, points, x_name, y_name):
     axes.set(
         xlabel=x_name,
         ylabel=y_name,
-        title=f"{plan.config.env_id}: random search, {plan.options.num_seeds} seeds per point",
+        title=f"{env_name(plan.config)}: random search, {plan.options.num_seeds} seeds per point",
     )
     axes.set_xscale("log" if is_log(x) else "linear")
     axes.set_yscale("log" if is_log(y) else "linear")

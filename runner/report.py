@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runner import plots
-from runner.members import show
+from runner.members import env_name, show
 from runner.record import write_json
 from runner.render import render
 from runner.stats import describe
@@ -117,7 +117,7 @@ def rerun_command(plan, point):
 
 
 def print_table(plan, points, best):
-    table = Table(title=f"{plan.script.name}, {plan.config.env_id}: return, IQM [95 % interval] over seeds")
+    table = Table(title=f"{plan.script.name}, {env_name(plan.config)}: return, IQM [95 % interval] over seeds")
     swept = list(plan.points[0])
     for name in swept:
         table.add_column(name, justify="right")
@@ -141,5 +141,6 @@ def print_table(plan, points, best):
 def with_interval(scores, middle="iqm", low="low", high="high"):
     if not scores["n"]:
         return "NaN"
-    text = f"{scores[middle]:.1f}"
-    return f"{text} [{scores[low]:.1f}, {scores[high]:.1f}]" if scores["n"] > 1 else text
+    places = 1 if abs(scores[middle]) >= 10 else 3
+    text = f"{round(scores[middle], places) + 0.0:.{places}f}"  # + 0.0: no minus before a zero
+    return f"{text} [{scores[low]:.{places}f}, {scores[high]:.{places}f}]" if scores["n"] > 1 else text

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner import report
-from runner.checkpoint import Checkpoints, from_host, host_shapes, to_host
+from runner.checkpoint import KEEP, Checkpoints, from_host, host_shapes, to_host
 from runner.devices import (
     compile_program,
     make_mesh,
@@ -29,6 +29,7 @@ from runner.record import MetricsFile, create_run_dir
 from runner.track import make_tracker
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
+NOTABLE_BYTES = 1e9  # of the states of all members trained at once: said before training
 MAX_CHUNK = 256  # updates, the rows of the buffer that a chunk fills on the device
 EVALUATION = 2**31 - 1  # folded into a member's key, so that evaluation repeats nothing of training
 
@@ -164,6 +165,22 @@ def program_of(plan, batch, mesh):
     return build(plan.script, batch.config, tuple(batch.floats()), size, mesh, plan.options.eval_episodes)
 
 
+def state_bytes(tree):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def memory_note(like, plan):
+    """What the states of a batch take, and which part of them most."""
+    members = min(len(plan.members), plan.options.max_members_at_once or len(plan.members))
+    parts = {name: state_bytes(part) for name, part in like._asdict().items()}
+    largest = max(parts, key=parts.get)
+    return (
+        f"note: the states of {members} members take {state_bytes(like) / 1e9:.1f} GB, of which {largest}"
+        f" {parts[largest] / 1e9:.1f} GB, and so does each of the {KEEP} checkpoints that are kept;"
+        " --max-members-at-once trains fewer side by side"
+    )
+
+
 # --- The loop ---------------------------------------------------------------------------------------------------------
 def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     """Trains one batch to its end, or on from its last whole checkpoint, and evaluates it; returns its Result."""
@@ -171,6 +188,8 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     steps_per_update = batch.config.steps_per_update * len(members)
     program = program_of(plan, batch, mesh)
     compile_seconds = progress.compiled(program)
+    if batch is plan.batches[0] and state_bytes(program.like) > NOTABLE_BYTES:
+        progress.say(memory_note(program.like, plan))
     seeds = place(np.array(batch.seeds(), np.uint32), mesh)
     floats = place({name: np.array(values, np.float32) for name, values in batch.floats().items()}, mesh)
 

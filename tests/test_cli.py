@@ -15,7 +15,9 @@ import pandas as pd
 import probes  # noqa: F401 - registers an environment with odd actions
 import pytest
 
+import dqn
 import ppo
+import ppo_rnn
 from runner import main
 
 ROOT = Path(__file__).parent.parent
@@ -36,35 +38,35 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def main_in_process(*arguments, path=ppo.__file__):
-    """Runs the command line here, without a child process; returns its exit code."""
+def main_in_process(*arguments, script=ppo, path=None):
+    """Runs a script's command line here, without a child process; returns its exit code."""
     with pytest.raises(SystemExit) as stop:
-        main(path, ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, list(arguments))
+        main(
+            path or script.__file__,
+            script.Config,
+            script.make_env,
+            script.make_train,
+            script.make_policy,
+            list(arguments),
+        )
     return stop.value.code
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------
-BAD = [
+EVERYWHERE = [
     ("--env-id CartPole", ["'CartPole' is not a gymnax environment", "CartPole-v1"]),
     ("--env-id breakout", ["Breakout-MinAtar"]),
     ("--env-id FrozenLake-misc", ["Discrete(16", "no script here can read"]),
     ("--env-id OddActions-probe", ["acts in Tuple", "Discrete or Box only"]),
-    ("--total-timesteps 511", ["less than one update", "at least 512"]),
-    ("--num-minibatches 3", ["can't be cut", "num_minibatches = 2"]),
-    ("--num-envs 1 --num-steps 4", ["2 samples or more", "num_minibatches = 2"]),
-    ("--num-envs 0", ["num_envs must be a whole number from 1", "default 4"]),
-    ("--num-steps -5", ["num_steps must be a whole number from 1"]),
+    ("--num-envs 0", ["num_envs must be a whole number from 1"]),
     ("--hidden-size 0", ["hidden_size must be"]),
     ("--gamma 1.01", ["gamma must be in [0, 1], not 1.01", "0.99"]),
-    ("--gae-lambda -0.1", ["gae_lambda must be in [0, 1]"]),
     ("--lr nan", ["lr must be finite and not negative"]),
     ("--lr inf", ["lr must be finite and not negative"]),
-    ("--lr -1", ["lr must be finite and not negative", "0.00025"]),
+    ("--lr -1", ["lr must be finite and not negative"]),
     ("--lr abc", ["--lr: 'abc' is not a number", "1e-3"]),
     ("--total-timesteps 5.5", ["'5.5' is not a whole number", "5e5"]),
-    ("--activation elu", ["tanh or relu", "'elu'"]),
     ("--lrr 1e-3", ["there is no flag --lrr", "did you mean --lr?"]),
-    ("--ent-coeff 0.1", ["did you mean --ent-coef?"]),
     ("--lr", ["--lr", "missing value"]),
     ("stray", ["stray", "--help"]),
     ("--num-seeds 0", ["num_seeds must be a whole number of at least 1"]),
@@ -77,7 +79,6 @@ BAD = [
     ("--sweep lr", ["names no values"]),
     ("--sweep lr=fast", ["'fast' is not a number"]),
     ("--sweep num_envs=2.5", ["'2.5' is not a whole number"]),
-    ("--sweep anneal_lr=maybe", ["'maybe' is neither true nor false"]),
     ("--sweep lr=1,1", ["a value twice"]),
     ("--sweep lr=1 lr=2", ["names lr twice"]),
     ("--sweep lr=1 --sweep gamma=1", ["given twice", "after one"]),
@@ -86,26 +87,69 @@ BAD = [
     ("--learning-rate 1e-3", ["there is no flag --learning-rate"]),
     ("--zzzz 1", ["no flag --zzzz", "--help"]),
     ("--zzzz 1 --sweep lr=1", ["--zzzz; --help lists them all\n"]),
-    ("--total-timesteps 100 --sweep num_steps=8,16", ["less than one update", "beside --sweep must be valid too"]),
     (f"--run-dir {'x' * 300}", ["--run-dir"]),
     ("--sweep gamma=0.9,2", ["gamma must be in [0, 1], not 2.0"]),
-    ("--sweep num_minibatches=4,3", ["can't be cut"]),
     ("--sweep lr=log:0:1:4", ["0 < low < high"]),
     ("--sweep lr=lin:1:2", ["lin:low:high:count"]),
-    ("--sweep activation=lin:1:2:3", ["only numbers can be drawn"]),
     ("--resume nowhere", ["no run directory", "runs/"]),
     ("--resume .", ["no run directory"]),
     ("--run-dir .", ["exists already", "--resume"]),
     ("--run-dir /proc/none/x", ["can't write the run directory", "--run-dir"]),
+    ("--env-id CartPole-v1 --env-params gravity=20,mass=1", ["CartPole-v1 has no parameter 'mass'", "masscart=1.0"]),
+    ("--env-id CartPole-v1 --env-params gravity=heavy", ["needs a float, as in gravity=9.8"]),
+    ("--env-id CartPole-v1 --sweep env_params=gravity=9,gravity=x", ["needs a float, as in gravity=9.8"]),
 ]
+OWN = {
+    "ppo": [
+        ("--num-envs 0", ["default 4"]),
+        ("--lr -1", ["0.00025"]),
+        ("--total-timesteps 511", ["less than one update", "at least 512"]),
+        ("--num-minibatches 3", ["can't be cut", "num_minibatches = 2"]),
+        ("--num-envs 1 --num-steps 4", ["2 samples or more", "num_minibatches = 2"]),
+        ("--num-steps -5", ["num_steps must be a whole number from 1"]),
+        ("--gae-lambda -0.1", ["gae_lambda must be in [0, 1]"]),
+        ("--activation elu", ["tanh or relu", "'elu'"]),
+        ("--ent-coeff 0.1", ["did you mean --ent-coef?"]),
+        ("--sweep anneal_lr=maybe", ["'maybe' is neither true nor false"]),
+        ("--total-timesteps 100 --sweep num_steps=8,16", ["less than one update", "beside --sweep must be valid too"]),
+        ("--sweep num_minibatches=4,3", ["can't be cut"]),
+        ("--sweep activation=lin:1:2:3", ["only numbers can be drawn"]),
+    ],
+    "ppo_rnn": [
+        ("--num-minibatches 3", ["a sequence must stay whole", "num_minibatches = 2"]),
+        ("--num-envs 2", ["num_minibatches = 2"]),
+        ("--num-envs 4 --num-steps 1", ["num_steps = 2 or more"]),
+        ("--cell rnn", ["cell must be gru or lstm, not 'rnn'"]),
+        ("--activation elu", ["tanh or relu"]),
+        ("--total-timesteps 2047", ["at least 2048"]),
+        ("--embedding-size 0", ["embedding_size must be"]),
+        ("--gae-lambda 2", ["gae_lambda must be in [0, 1]"]),
+        ("--sweep cell=gru,rnn", ["gru or lstm"]),
+    ],
+    "dqn": [
+        ("--env-id Pendulum-v1", ["'Pendulum-v1' has continuous actions", "use ppo.py"]),
+        ("--buffer-size 9", ["can't hold one collection of num_envs * train_frequency = 10", "at least 10"]),
+        ("--total-timesteps 10_000", ["at least 11000", "a smaller learning_starts"]),
+        ("--n-step 20_000", ["n_step = 20000 is more than the 10000 steps", "larger buffer_size and learning_starts"]),
+        ("--n-step 0", ["n_step must be a whole number from 1"]),
+        ("--end-e 1.5", ["end_e must be in [0, 1], not 1.5 (default 0.05)"]),
+        ("--exploration-fraction -0.5", ["exploration_fraction must be in [0, 1]"]),
+        ("--tau 2", ["tau must be in [0, 1]"]),
+        ("--num-steps 128", ["no flag --num-steps"]),
+        ("--double-dq", ["did you mean --double-dqn?"]),
+        ("--sweep n_step=1,2.5", ["'2.5' is not a whole number"]),
+    ],
+}
+SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn}
+BAD = [(name, *row) for name in SCRIPTS for row in (*EVERYWHERE, *OWN[name])]
 
 
-@pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[row[0] for row in BAD])
-def test_bad_input_gets_one_line_and_exit_code_2(arguments, expected, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "arguments", "expected"), BAD, ids=[f"{row[0]} {row[1]}" for row in BAD])
+def test_bad_input_gets_one_line_and_exit_code_2(name, arguments, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main_in_process(*arguments.split()) == 2
+    assert main_in_process(*arguments.split(), script=SCRIPTS[name]) == 2
     printed = capsys.readouterr()
-    assert printed.err.startswith("ppo.py: ") and printed.err.count("\n") <= 2 and printed.out == ""
+    assert printed.err.startswith(f"{name}.py: ") and printed.err.count("\n") <= 2 and printed.out == ""
     for words in expected:
         assert words in printed.err
     assert list(tmp_path.iterdir()) == []
@@ -304,21 +348,22 @@ def wait_for_rows(run, process, rows):
     raise AssertionError("no progress")
 
 
-def start(*args, env, cwd):
+def start(*args, env, cwd, script="ppo.py"):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "ppo.py"), *map(str, args)],
+        [sys.executable, str(ROOT / script), *map(str, args)],
         env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
+
+
+def digest_of_state(run, batch, update):
+    """Of every bit of the states in a checkpoint."""
+    return json.loads((run / "checkpoints" / batch / str(update) / "notes" / "metadata").read_text())["digest"]
 
 
 def assert_same_results(run, whole):
     assert sha256(run / "metrics.csv") == sha256(whole / "metrics.csv")
     for batch in ("batch-000", "batch-001"):
-        notes = [
-            json.loads((folder / "checkpoints" / batch / "781" / "notes" / "metadata").read_text())
-            for folder in (run, whole)
-        ]
-        assert notes[0]["digest"] == notes[1]["digest"]  # of every bit of the final states
+        assert digest_of_state(run, batch, 781) == digest_of_state(whole, batch, 781)
     members = [json.loads((folder / "summary.json").read_text())["members"] for folder in (run, whole)]
     assert members[0] == members[1]
 
@@ -349,6 +394,33 @@ def test_killed_twice_and_resumed_gives_the_same_bits(uninterrupted, environment
     assert found.returncode == 0, found.stderr
     assert f"checkpoint {newest} is damaged" in found.stdout
     assert_same_results(run, uninterrupted)
+
+
+OTHERS = {
+    "dqn": [
+        "--total-timesteps", "61_000", "--learning-starts", "1000", "--log-frequency", "200", "--buffer-size", "2000",
+        "--batch-size", "16",
+    ],
+    "ppo_rnn": ["--total-timesteps", "153_600", "--num-envs", "4", "--num-steps", "128", "--hidden-size", "8"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_scripts_resume_with_the_same_bits(name, environment, tmp_path):
+    """300 updates, killed after 100 or more, with the replay buffer and the memory in the checkpoint."""
+    flags = [*OTHERS[name], "--num-seeds", "2", "--eval-episodes", "8", "--checkpoint-every", "40"]
+    found = python(ROOT / f"{name}.py", *flags, "--run-dir", "whole", env=environment, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    process = start(*flags, "--run-dir", "run", script=f"{name}.py", env=environment, cwd=tmp_path)
+    wait_for_rows(tmp_path / "run", process, 2 * 100)
+    process.kill()
+    process.wait()
+    assert (tmp_path / "run/metrics.csv").read_bytes().count(b"\n") < 2 * 300
+    found = python(ROOT / f"{name}.py", "--resume", "run", env=environment, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert sha256(tmp_path / "run/metrics.csv") == sha256(tmp_path / "whole/metrics.csv")
+    digests = {digest_of_state(tmp_path / folder, "batch-000", 300) for folder in ("run", "whole")}
+    assert len(digests) == 1
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, environment, tmp_path):
