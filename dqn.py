@@ -6,7 +6,7 @@
 The whole run (environment, replay buffer, learning) is the pure function `train(key)` made by `make_train(config)`:
 `jit` it for one agent, `vmap` it over keys for many seeds, or over any float field of Config for a grid.
 One agent's buffer takes 2 * D * (bytes of an observation's number) + 10 bytes per transition: 0.4 MB at the defaults,
-323 MB for 100,000 transitions of Breakout-MinAtar (D = 400, float32).
+321 MB for 100,000 transitions of Breakout-MinAtar (D = 400, float32).
 
 Shapes: T = train_frequency, N = num_envs, R = rows of the buffer (a row is one step of all N environments),
 B = batch_size, n = n_step, D = flattened observation, A = actions.

@@ -1,6 +1,6 @@
 """Training throughput: env steps/s of whole runs with 1, 16 and 128 seeds, compile time apart, peak memory.
 
-    python benchmarks/throughput.py                    # all scripts, about ten minutes on two cores
+    python benchmarks/throughput.py                    # all scripts, about fifteen minutes on two cores
     python benchmarks/throughput.py --scripts ppo --seeds 1 16
 
 Each (script, seeds) runs in a process of its own, so that peak memory is its own: it compiles the runner's program
@@ -88,6 +88,14 @@ def machine():
     }
 
 
+def write_rows(path, rows):
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scripts", nargs="+", default=["ppo", "ppo_rnn", "dqn"])
@@ -123,11 +131,7 @@ def main():
                 f"{name:10} {seeds:6} {row['compile_seconds']:10.1f} {speed:>28} {row['peak_memory_mb']:9.0f}",
                 flush=True,
             )
-    args.output.parent.mkdir(exist_ok=True)
-    with open(args.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_rows(args.output, [{k: round(v, 1) if isinstance(v, float) else v for k, v in r.items()} for r in rows])
     print(f"written to {args.output}")
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from runner import report
-from runner.checkpoint import KEEP, Checkpoints, from_host, host_shapes, to_host
+from runner.checkpoint import Checkpoints, from_host, host_shapes, to_host
 from runner.devices import (
     compile_program,
     make_mesh,
@@ -169,15 +169,13 @@ def state_bytes(tree):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def memory_note(like, plan):
+def memory_note(like, num_members):
     """What the states of a batch take, and which part of them most."""
-    members = min(len(plan.members), plan.options.max_members_at_once or len(plan.members))
     parts = {name: state_bytes(part) for name, part in like._asdict().items()}
     largest = max(parts, key=parts.get)
     return (
-        f"note: the states of {members} members take {state_bytes(like) / 1e9:.1f} GB, of which {largest}"
-        f" {parts[largest] / 1e9:.1f} GB, and so does each of the {KEEP} checkpoints that are kept;"
-        " --max-members-at-once trains fewer side by side"
+        f"note: the states of {num_members} members take {state_bytes(like) / 1e9:.1f} GB, of which {largest}"
+        f" {parts[largest] / 1e9:.1f} GB, and a checkpoint up to as much; --max-members-at-once trains fewer at once"
     )
 
 
@@ -189,7 +187,7 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     program = program_of(plan, batch, mesh)
     compile_seconds = progress.compiled(program)
     if batch is plan.batches[0] and state_bytes(program.like) > NOTABLE_BYTES:
-        progress.say(memory_note(program.like, plan))
+        progress.say(memory_note(program.like, len(members)))
     seeds = place(np.array(batch.seeds(), np.uint32), mesh)
     floats = place({name: np.array(values, np.float32) for name, values in batch.floats().items()}, mesh)
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import dqn
 import ppo
-from runner import checkpoint, devices, members, plots, record, report, stats
+from runner import checkpoint, devices, members, plots, record, report, stats, train
 from runner.errors import UsageError, require
 
 BASE = ppo.Config(total_timesteps=2048, hidden_size=8)
@@ -328,3 +329,14 @@ def test_pictures(tmp_path, sweep, pictures):
     plots.sweep(tmp_path / "sweep.png", plan, points)
     assert sorted(p.name for p in tmp_path.iterdir()) == pictures
     assert all(p.read_bytes().startswith(b"\x89PNG") and p.stat().st_size > 5000 for p in tmp_path.iterdir())
+
+
+# --- Memory -----------------------------------------------------------------------------------------------------------
+def test_large_states_are_announced():
+    config = dqn.Config(env_id="Breakout-MinAtar", total_timesteps=20_000, buffer_size=100_000, num_envs=4)
+    one = jax.eval_shape(lambda key: dqn.make_train(config)(key, num_updates=0)[0], jax.random.key(0))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((8, *x.shape), x.dtype), one)
+    assert train.state_bytes(one.buffer) == 100_000 * (2 * 400 * 4 + 10)  # as the docstring of dqn.py says
+    assert train.state_bytes(like) > train.NOTABLE_BYTES
+    note = train.memory_note(like, 8)
+    assert "8 members take 2.6 GB, of which buffer 2.6 GB" in note and "--max-members-at-once" in note

@@ -52,3 +52,24 @@ def test_the_runner_contains_no_algorithm():
     for path in ROOT.glob("runner/*.py"):
         imported = imports_at_module_level(ast.parse(path.read_text()))
         assert not imported & {"optax", "distrax", "flax", "evosax", *(p.stem for p in SCRIPTS)}, path
+
+
+OWN = {  # what each script writes in its own way; everything else of the same name must be the same code
+    "Config", "check_config", "make_env", "make_network", "make_policy", "make_train", "TrainState", "Transition",
+    "Batch",
+}  # fmt: skip
+
+
+def test_what_scripts_repeat_they_repeat_exactly():
+    """Single files repeat GAE, losses and wrappers on purpose: a mend in one that is forgotten in another is a bug."""
+    found = {}
+    for path in SCRIPTS:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and node.name not in OWN:
+                if ast.get_docstring(node):
+                    node.body = node.body[1:]  # shapes are named differently
+                found.setdefault(node.name, {})[path.name] = ast.dump(node)
+    repeated = {name: versions for name, versions in found.items() if len(versions) > 1}
+    assert {"gae", "ppo_loss", "change_env_params", "mean_of_ended"} <= set(repeated)
+    for name, versions in repeated.items():
+        assert len(set(versions.values())) == 1, f"{name} differs between {', '.join(versions)}"

@@ -1,0 +1,63 @@
+"""Adds finished runs to results/returns.csv: final returns and evaluation with intervals, and how they were got.
+
+    python benchmarks/returns.py runs/dqn/CartPole-v1/20261121-064301-ab12cd ...
+
+Give it run directories of runs without --sweep, on the machine that trained them. A row takes the place of an older one
+of the same command.
+"""
+
+import argparse
+import csv
+import json
+import shlex
+from pathlib import Path
+
+from throughput import machine, write_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / "results" / "returns.csv"
+
+
+def row(run_dir):
+    """One row, as a dict, from what a run directory records."""
+    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
+    (point,) = summary["points"]
+    scores = {
+        f"{name}_{statistic}": point[f"{name}_return"][statistic]
+        for name in ("final", "greedy")
+        for statistic in ("iqm", "low", "high", "mean", "mean_low", "mean_high")
+    }
+    config = record["config"]
+    return (
+        {"script": record["script"], "env_id": config["env_id"], "env_params": config["env_params"]}
+        | {"seeds": point["seeds"], "total_timesteps": config["total_timesteps"]}
+        | {name: round(score, 3) for name, score in scores.items()}
+        | {"train_seconds": round(summary["timing"]["train_seconds"], 1)}
+        | machine()
+        | {"python": record["versions"]["python"], "jax": record["versions"]["jax"], "date": record["started"][:10]}
+        | {"command": command(record)}
+    )
+
+
+def command(record):
+    """What was typed, but for where the record went."""
+    words = shlex.split(record["command"])[2:]
+    if "--run-dir" in words:
+        at = words.index("--run-dir")
+        del words[at : at + 2]
+    return shlex.join(["python", f"{record['script']}.py", *words])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run_dirs", nargs="+", type=Path)
+    args = parser.parse_args()
+    rows = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
+    new = [row(run_dir) for run_dir in args.run_dirs]
+    commands = [r["command"] for r in new]
+    write_rows(OUTPUT, [r for r in rows if r["command"] not in commands] + new)
+    print(f"{len(new)} rows written to {OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()
