@@ -45,15 +45,15 @@ class Config:
     gamma: float = 0.99  # discount
     n_step: int = 1  # n, rewards summed before the target bootstraps
     double_dqn: bool = False  # the online network chooses the action that the target network values
-    huber_loss: bool = False  # squared error up to an error of 1, absolute beyond, instead of squared
+    huber_loss: bool = False  # half the squared error up to an error of 1, then linear, instead of squared error
     target_network_frequency: int = 500  # env steps between updates of the target network
     tau: float = 1.0  # how far such an update moves the target network: 1 copies the online network
     start_e: float = 1.0  # epsilon, the share of random actions, at the start
-    end_e: float = 0.05  # and at the end of the exploration
+    end_e: float = 0.05  # epsilon at the end of the exploration
     exploration_fraction: float = 0.5  # of total_timesteps, over which epsilon falls linearly
     hidden_size: int = 120  # width of the first hidden layer
-    last_hidden_size: int = 84  # width of the second
-    log_frequency: int = 1_000  # env steps per update, the unit of metrics and checkpoints; cut to whole gradient steps
+    last_hidden_size: int = 84  # width of the second hidden layer
+    log_frequency: int = 1_000  # env steps per update, the unit of metrics; rounded to whole gradient steps, at least 1
 
     def __post_init__(self):
         check_config(self)
@@ -96,7 +96,7 @@ def check_config(config):
         if field.type is float and not isinstance(value, jax.core.Tracer):
             if name in ("gamma", "tau", "start_e", "end_e", "exploration_fraction") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
-            if not (math.isfinite(value) and value >= 0):
+            if not 0 <= value <= np.finfo(np.float32).max:
                 raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
     size = config.steps_per_collection
     if config.buffer_size < size:
@@ -104,7 +104,7 @@ def check_config(config):
             f"buffer_size = {config.buffer_size} can't hold one collection of num_envs * train_frequency = {size}"
             f" transitions: use at least {size}"
         )
-    rows = min(config.num_rows, config.warmup_collections * config.train_frequency)
+    rows = min(config.num_rows, (config.warmup_collections + 1) * config.train_frequency)  # at the first gradient step
     if config.n_step > rows:
         raise ValueError(
             f"n_step = {config.n_step} is more than the {rows} steps of each environment that learning starts with:"
@@ -120,7 +120,7 @@ def check_config(config):
 
 
 @functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
-def make_env(env_id, changes=""):
+def make_env(env_id, changes):
     """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`."""
     if env_id not in gymnax.registered_envs:
         lowered = {name.lower(): name for name in gymnax.registered_envs}
@@ -158,13 +158,20 @@ def change_env_params(env_id, env_params, changes):
         if name not in settable:
             known = ", ".join(f"{k}={v}" for k, v in settable.items())
             raise ValueError(f"env_params: {env_id} has no parameter {name!r} to set; it has, by default: {known}")
+        if name in values:
+            raise ValueError(f"env_params names {name} twice: give it one value")
         kind = type(settable[name])
         try:
-            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+            value = {"true": True, "false": False}[text.lower()] if kind is bool else float(text)
         except (KeyError, ValueError):
-            values[name] = math.nan
-        if not math.isfinite(values[name]):
-            raise ValueError(f"env_params: {change!r} needs a {kind.__name__}, as in {name}={settable[name]}")
+            value = math.nan
+        if not abs(value) < (2**31 if kind is int else np.finfo(np.float32).max) or (kind is int and value % 1):
+            raise ValueError(
+                f"env_params: {change!r} needs a value of type {kind.__name__}, as in {name}={settable[name]}"
+            )
+        if name == "max_steps_in_episode" and value < 1:
+            raise ValueError(f"env_params: max_steps_in_episode must be at least 1, not {text}")
+        values[name] = kind(value)
     return replace(env_params, **values)
 
 
@@ -269,7 +276,7 @@ def dqn_loss(q, batch, config):
     value = jnp.take_along_axis(q, batch.action[:, None], axis=-1)[:, 0]
     error = value - batch.target
     loss = jnp.mean(optax.losses.huber_loss(error) if config.huber_loss else jnp.square(error))
-    return loss, {"q_loss": loss, "value_mean": value.mean()}
+    return loss, {"q_loss": loss, "q_mean": value.mean()}
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
@@ -404,9 +411,10 @@ def make_train(config, loss_fn=dqn_loss):
         grads, metrics = jax.grad(batch_loss, has_aux=True)(state.params, sample(state, sample_key))
         updates, opt_state = optimizer.update(grads, state.opt_state)
         params = optax.apply_updates(state.params, updates)
-        # Due whenever a multiple of the frequency was passed, for N * T need not divide it
+        # Once for each multiple of the frequency that was passed, for N * T need not divide it: mostly 0 times
         frequency = config.target_network_frequency
-        rate = jnp.where(state.env_steps // frequency > before // frequency, config.tau, 0.0)
+        times = state.env_steps // frequency - before // frequency
+        rate = 1.0 - (1.0 - config.tau) ** times
         target_params = optax.incremental_update(params, state.target_params, rate)
         state = state._replace(params=params, target_params=target_params, opt_state=opt_state)
         return state, (ended, metrics | {"grad_norm": optax.tree.norm(grads)})

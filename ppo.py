@@ -82,7 +82,7 @@ def check_config(config):
         if field.type is float and not isinstance(value, jax.core.Tracer):
             if name in ("gamma", "gae_lambda") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
-            if not (math.isfinite(value) and value >= 0):
+            if not 0 <= value <= np.finfo(np.float32).max:
                 raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
     if config.activation not in ACTIVATIONS:
         raise ValueError(f"activation must be {' or '.join(ACTIVATIONS)}, not {config.activation!r}")
@@ -103,7 +103,7 @@ def check_config(config):
 
 
 @functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
-def make_env(env_id, changes=""):
+def make_env(env_id, changes):
     """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`."""
     if env_id not in gymnax.registered_envs:
         lowered = {name.lower(): name for name in gymnax.registered_envs}
@@ -139,13 +139,20 @@ def change_env_params(env_id, env_params, changes):
         if name not in settable:
             known = ", ".join(f"{k}={v}" for k, v in settable.items())
             raise ValueError(f"env_params: {env_id} has no parameter {name!r} to set; it has, by default: {known}")
+        if name in values:
+            raise ValueError(f"env_params names {name} twice: give it one value")
         kind = type(settable[name])
         try:
-            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+            value = {"true": True, "false": False}[text.lower()] if kind is bool else float(text)
         except (KeyError, ValueError):
-            values[name] = math.nan
-        if not math.isfinite(values[name]):
-            raise ValueError(f"env_params: {change!r} needs a {kind.__name__}, as in {name}={settable[name]}")
+            value = math.nan
+        if not abs(value) < (2**31 if kind is int else np.finfo(np.float32).max) or (kind is int and value % 1):
+            raise ValueError(
+                f"env_params: {change!r} needs a value of type {kind.__name__}, as in {name}={settable[name]}"
+            )
+        if name == "max_steps_in_episode" and value < 1:
+            raise ValueError(f"env_params: max_steps_in_episode must be at least 1, not {text}")
+        values[name] = kind(value)
     return replace(env_params, **values)
 
 
@@ -256,9 +263,8 @@ def ppo_loss(
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
-        "approx_kl": (
-            ratio - 1.0 - log_ratio
-        ).mean(),  # Schulman 2020, "Approximating KL divergence", estimator k3 (G12)
+        # Schulman 2020, "Approximating KL divergence", estimator k3 (G12)
+        "approx_kl": (ratio - 1.0 - log_ratio).mean(),
         "clip_fraction": (jnp.abs(ratio - 1.0) > config.clip_eps).mean(),
     }
     return policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy, metrics

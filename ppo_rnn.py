@@ -87,7 +87,7 @@ def check_config(config):
         if field.type is float and not isinstance(value, jax.core.Tracer):
             if name in ("gamma", "gae_lambda") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
-            if not (math.isfinite(value) and value >= 0):
+            if not 0 <= value <= np.finfo(np.float32).max:
                 raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
     for name, choices in (("activation", ACTIVATIONS), ("cell", CELLS)):
         if getattr(config, name) not in choices:
@@ -110,7 +110,7 @@ def check_config(config):
 
 
 @functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
-def make_env(env_id, changes=""):
+def make_env(env_id, changes):
     """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`."""
     if env_id not in gymnax.registered_envs:
         lowered = {name.lower(): name for name in gymnax.registered_envs}
@@ -146,13 +146,20 @@ def change_env_params(env_id, env_params, changes):
         if name not in settable:
             known = ", ".join(f"{k}={v}" for k, v in settable.items())
             raise ValueError(f"env_params: {env_id} has no parameter {name!r} to set; it has, by default: {known}")
+        if name in values:
+            raise ValueError(f"env_params names {name} twice: give it one value")
         kind = type(settable[name])
         try:
-            values[name] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+            value = {"true": True, "false": False}[text.lower()] if kind is bool else float(text)
         except (KeyError, ValueError):
-            values[name] = math.nan
-        if not math.isfinite(values[name]):
-            raise ValueError(f"env_params: {change!r} needs a {kind.__name__}, as in {name}={settable[name]}")
+            value = math.nan
+        if not abs(value) < (2**31 if kind is int else np.finfo(np.float32).max) or (kind is int and value % 1):
+            raise ValueError(
+                f"env_params: {change!r} needs a value of type {kind.__name__}, as in {name}={settable[name]}"
+            )
+        if name == "max_steps_in_episode" and value < 1:
+            raise ValueError(f"env_params: max_steps_in_episode must be at least 1, not {text}")
+        values[name] = kind(value)
     return replace(env_params, **values)
 
 
@@ -194,8 +201,8 @@ class RecurrentActorCritic(nn.Module):
         """(..., D) -> (..., E)"""
         return ACTIVATIONS[self.activation](self.embedding(obs))
 
-    def remember(self, carry, embedding):
-        """One step of the memory: carry (..., H), embedding (..., E) -> carry (..., H)."""
+    def memory_step(self, carry, embedding):
+        """carry (..., H), embedding (..., E) -> carry (..., H)"""
         return self.memory(carry, embedding)[0]
 
     def policy(self, carry):
@@ -212,12 +219,12 @@ class RecurrentActorCritic(nn.Module):
     def heads(self, carry):
         return self.policy(carry), self.value(carry)
 
-    def step(self, carry, obs):
-        """What is remembered after obs (..., D)."""
-        return self.remember(carry, self.embed(obs))
+    def remember(self, carry, obs):
+        """carry (..., H), obs (..., D) -> carry (..., H), in which obs has been seen."""
+        return self.memory_step(carry, self.embed(obs))
 
     def __call__(self, carry, obs):
-        return self.heads(self.step(carry, obs))
+        return self.heads(self.remember(carry, obs))
 
 
 def output_of(carry):
@@ -232,7 +239,7 @@ def make_network(config):
 
 
 # --- Algorithm --------------------------------------------------------------------------------------------------------
-def reset(carry, done):
+def reset_memory(carry, done):
     """A fresh episode's memory, zeros, where done (...); the old one (..., H) elsewhere (L)."""
     return jax.tree.map(lambda x: jnp.where(done[..., None], 0.0, x), carry)
 
@@ -246,8 +253,8 @@ def unroll(network, params, carry, obs, done):
     embedding = network.apply(params, obs, method="embed")  # outside the scan: one product for all steps
 
     def step(carry, embedding_and_done):
-        carry = network.apply(params, carry, embedding_and_done[0], method="remember")
-        return reset(carry, embedding_and_done[1]), carry
+        carry = network.apply(params, carry, embedding_and_done[0], method="memory_step")
+        return reset_memory(carry, embedding_and_done[1]), carry
 
     return jax.lax.scan(step, carry, (embedding, done))[1]
 
@@ -307,9 +314,8 @@ def ppo_loss(
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
-        "approx_kl": (
-            ratio - 1.0 - log_ratio
-        ).mean(),  # Schulman 2020, "Approximating KL divergence", estimator k3 (G12)
+        # Schulman 2020, "Approximating KL divergence", estimator k3 (G12)
+        "approx_kl": (ratio - 1.0 - log_ratio).mean(),
         "clip_fraction": (jnp.abs(ratio - 1.0) > config.clip_eps).mean(),
     }
     return policy_loss + config.vf_coef * value_loss - config.ent_coef * entropy, metrics
@@ -414,7 +420,7 @@ def make_policy(config):
         return (zeros, zeros) if config.cell == "lstm" else zeros
 
     def act(state, carry, obs, key, greedy):
-        carry = network.apply(state.params, carry, preprocess(config, state.obs_stats, obs), method="step")
+        carry = network.apply(state.params, carry, preprocess(config, state.obs_stats, obs), method="remember")
         distribution = network.apply(state.params, carry, method="policy")
         return carry, jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
 
@@ -484,10 +490,10 @@ def make_train(config, loss_fn=ppo_loss):
             episode_return=info["returned_episode_returns"],
             episode_length=info["returned_episode_lengths"],
         )
-        return state._replace(env_state=env_state, obs=obs, carry=reset(carry, done)), transition
+        return state._replace(env_state=env_state, obs=obs, carry=reset_memory(carry, done)), transition
 
     def minibatch_loss(params, batch):
-        carry = jax.vmap(unroll, (None, None, 0, 0, 0))(network, params, batch.carry, batch.obs, batch.done)
+        carry = jax.vmap(functools.partial(unroll, network, params))(batch.carry, batch.obs, batch.done)
         return loss_fn(*network.apply(params, carry, method="heads"), batch, config)
 
     def update_minibatch(learner, batch):
@@ -513,7 +519,7 @@ def make_train(config, loss_fn=ppo_loss):
         # Log-probabilities and values of the whole rollout in one pass, from the memories that the actions came from
         distribution, value = network.apply(state.params, rollout.carry, method="heads")
         final_obs = preprocess(config, state.obs_stats, rollout.final_obs)
-        next_carry = network.apply(state.params, rollout.carry, final_obs, method="step")
+        next_carry = network.apply(state.params, rollout.carry, final_obs, method="remember")
         next_value = network.apply(state.params, next_carry, method="value")
 
         reward = rollout.reward

@@ -12,6 +12,7 @@ from runner.devices import without_cache_warning
 from runner.record import replacing
 
 MAX_FRAMES = 500
+RENDERING = 2**31 - 2  # folded into the member's key, so that the GIF repeats nothing of training or evaluation
 WIDTH = 240  # pixels at least; gymnasium's 600 would take four times as long to encode
 PALETTE = np.array(  # black, then one colour per MinAtar channel (matplotlib's tab10)
     [[0, 0, 0], *([int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in (
@@ -46,7 +47,7 @@ def play(script, config, state, seed):
         obs, next_env_state, reward, terminated, truncated, _ = env.step(env_key, env_state, action[0], env_params)
         return (next_env_state, obs, carry), (env_state, reward, terminated | truncated)
 
-    reset_key, key = jax.random.split(jax.random.key(seed))
+    reset_key, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), RENDERING))
     obs, env_state = env.reset(reset_key, env_params)
     keys = jax.random.split(key, MAX_FRAMES)
     start = (env_state, obs, init_carry(1))

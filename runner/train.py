@@ -39,7 +39,7 @@ class Program(NamedTuple):
 
     init: Callable  # (seeds, floats) -> state
     chunk: Callable  # (state, floats, number of updates) -> (state, {metric: (members, MAX_CHUNK)})
-    evaluate: Callable  # not compiled yet; (state, seeds) -> returns (members, 2 (greedy, sampled), episodes)
+    evaluate: Callable  # not compiled yet; (state, floats, seeds) -> returns (members, 2 (greedy, sampled), episodes)
     like: Any  # shapes and dtypes of a state
     compile_seconds: float
 
@@ -94,7 +94,8 @@ def run(plan):
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UsageError(
-            f"out of memory with {len(plan.batches[0].members)} members: try a smaller --max-members-at-once"
+            f"out of memory with {len(plan.batches[0].members)} members: try a smaller --max-members-at-once, or where"
+            " that is 1 already, smaller networks, batches or buffers"
         ) from error
     finally:
         progress.close()
@@ -144,10 +145,10 @@ def build(script, config, float_names, num_members, mesh, episodes):
         state, _, buffer = jax.lax.fori_loop(0, num_updates, update_and_store, (state, floats, buffer))
         return state, buffer
 
-    def evaluate(state, seeds):
-        play = jax.vmap(make_evaluate(script, config, episodes), (None, None, 0))
-        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), EVALUATION))(seeds)
-        return jax.vmap(play, (0, 0, None))(state, keys, jnp.array([True, False]))  # greedy, sampled
+    def evaluate_one(state, floats, seed):
+        play = make_evaluate(script, dataclasses.replace(config, **floats), episodes)
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
+        return jax.vmap(play, (None, None, 0))(state, key, jnp.array([True, False]))  # greedy, sampled
 
     one_seed = jax.ShapeDtypeStruct((), jnp.uint32)
     one_floats = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in float_names}
@@ -157,7 +158,7 @@ def build(script, config, float_names, num_members, mesh, episodes):
     compiled_init = compile_program(over_members(init_all, mesh), seeds, floats)
     compiled_chunk = compile_program(over_members(chunk, mesh, num_scalars=1, donate_argnums=0), like, floats, number)
     seconds = time.monotonic() - start
-    return Program(compiled_init, compiled_chunk, over_members(evaluate, mesh), like, seconds)
+    return Program(compiled_init, compiled_chunk, over_members(jax.vmap(evaluate_one), mesh), like, seconds)
 
 
 def program_of(plan, batch, mesh):
@@ -186,18 +187,21 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     steps_per_update = batch.config.steps_per_update * len(members)
     program = program_of(plan, batch, mesh)
     compile_seconds = progress.compiled(program)
-    if batch is plan.batches[0] and state_bytes(program.like) > NOTABLE_BYTES:
+    if compile_seconds and state_bytes(program.like) > NOTABLE_BYTES:
         progress.say(memory_note(program.like, len(members)))
     seeds = place(np.array(batch.seeds(), np.uint32), mesh)
     floats = place({name: np.array(values, np.float32) for name, values in batch.floats().items()}, mesh)
 
+    train_seconds = 0.0
     checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name)
     loaded = checkpoints.load(host_shapes(program.like, len(members)))
     for name in loaded.damaged:
         progress.say(f"checkpoint {name} is damaged: skipped for the one before")
     done, first_bad = loaded.update, np.array(loaded.notes.get("first_bad", [0] * len(members)))
     if loaded.arrays is None:
-        state = program.init(seeds, floats)
+        start = time.monotonic()
+        state = jax.block_until_ready(program.init(seeds, floats))  # a warm-up, where the script has one
+        train_seconds += time.monotonic() - start
     else:
         state = from_host(place(loaded.arrays, mesh), program.like)
         metrics_file.go_to(loaded.notes["metrics_bytes"])
@@ -212,7 +216,7 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
         checkpoints.save(done, to_host(state, len(members)), notes)
 
     every = plan.options.checkpoint_every or max(1, num_updates // 10)
-    length, train_seconds, last_saved = 1, 0.0, None if loaded.arrays is None else done
+    length, last_saved = 1, None if loaded.arrays is None else done
     while done < num_updates and not progress.interrupted:
         start = time.monotonic()
         length = min(length, num_updates - done, every - done % every)
@@ -237,8 +241,8 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
         raise Interrupted
     checkpoints.close()
     start = time.monotonic()
-    evaluate = compile_program(program.evaluate, state, seeds)  # not before: most of a run's time comes first
-    returns = np.asarray(evaluate(state, seeds))[: len(members)]
+    evaluate = compile_program(program.evaluate, state, floats, seeds)  # not before: most of a run's time comes first
+    returns = np.asarray(evaluate(state, floats, seeds))[: len(members)]
     env_steps = (done - loaded.update) * steps_per_update
     return Result(returns, first_bad, compile_seconds, train_seconds, time.monotonic() - start, env_steps)
 
@@ -250,4 +254,5 @@ def load_final_state(plan, run_dir, mesh, member):
     checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name)
     arrays = checkpoints.load(host_shapes(like, len(batch.members))).arrays
     checkpoints.close()
-    return jax.tree.map(lambda x: x[batch.members.index(member)], from_host(jax.tree.map(jnp.asarray, arrays), like))
+    own = jax.tree.map(lambda x: jnp.asarray(x[batch.members.index(member)]), arrays)  # the others stay on the host
+    return from_host(own, like)

@@ -96,8 +96,8 @@ EVERYWHERE = [
     ("--run-dir .", ["exists already", "--resume"]),
     ("--run-dir /proc/none/x", ["can't write the run directory", "--run-dir"]),
     ("--env-id CartPole-v1 --env-params gravity=20,mass=1", ["CartPole-v1 has no parameter 'mass'", "masscart=1.0"]),
-    ("--env-id CartPole-v1 --env-params gravity=heavy", ["needs a float, as in gravity=9.8"]),
-    ("--env-id CartPole-v1 --sweep env_params=gravity=9,gravity=x", ["needs a float, as in gravity=9.8"]),
+    ("--env-id CartPole-v1 --env-params gravity=heavy", ["needs a value of type float, as in gravity=9.8"]),
+    ("--env-id CartPole-v1 --sweep env_params=gravity=9,gravity=x", ["needs a value of type float, as in gravity=9.8"]),
 ]
 OWN = {
     "ppo": [

@@ -15,9 +15,12 @@ from gymnax.environments import spaces
 import dqn
 import ppo
 import ppo_rnn
+import runner.environments  # noqa: F401 - registers one more
 
-COMMON = {"episode_return", "episode_length", "env_steps", "grad_norm", "value_mean"}
-PPO_METRICS = COMMON | {"policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"}
+COMMON = {"episode_return", "episode_length", "env_steps", "grad_norm"}
+PPO_METRICS = COMMON | {
+    "policy_loss", "value_loss", "value_mean", "entropy", "approx_kl", "clip_fraction", "explained_variance",
+}  # fmt: skip
 PPO_FLOATS = dict(lr=1e-3, gamma=0.9, gae_lambda=0.8, clip_eps=0.05, ent_coef=0.1, vf_coef=1.5, max_grad_norm=0.05)
 PPO_STATICS = dict(
     env_id="Acrobot-v1", env_params="max_steps_in_episode=50", total_timesteps=4096, num_envs=8, num_steps=64,
@@ -67,7 +70,7 @@ CASES = {
             buffer_size=512, learning_starts=256, train_frequency=2, batch_size=32, n_step=3, double_dqn=True,
             huber_loss=True, target_network_frequency=200, hidden_size=16, last_hidden_size=16, log_frequency=64,
         ),
-        COMMON | {"q_loss", "epsilon"},
+        COMMON | {"q_loss", "q_mean", "epsilon"},
     ),
 }  # fmt: skip
 FLOATS = [(name, field) for name, case in CASES.items() for field in case.floats]
@@ -201,7 +204,7 @@ def test_vmap_over_seeds_equals_one_by_one_and_seeds_differ(name):
     for x, y in zip(raw(states), raw(run.middle), strict=True):
         np.testing.assert_allclose(x[0], y, rtol=2e-3, atol=2e-4)
     weights = [x for x in jax.tree.leaves(states.params) if x.ndim > 2]  # biases start equal
-    for leaf in (*weights, states.obs, metrics["grad_norm"], metrics["value_mean"]):
+    for leaf in (*weights, states.obs, metrics["grad_norm"]):
         assert (leaf[0] != leaf[1]).any() and (leaf[1] != leaf[2]).any() and (leaf[0] != leaf[2]).any()
 
 
@@ -309,7 +312,17 @@ def test_awkward_environments_run(name, env_id):
     train = CASES[name].train(env_id=env_id, total_timesteps=128 * 4)
     state, metrics = jax.jit(train)(jax.random.key(0))
     assert all(np.isfinite(x).all() for x in raw(state.params))
-    assert np.isfinite(metrics["value_mean"]).all()
+    assert np.isfinite(metrics["grad_norm"]).all()
+
+
+def test_velocities_are_hidden():
+    env, env_params = gymnax.make("PositionOnlyCartPole-v1")
+    obs, state = env.reset(jax.random.key(0), env_params)
+    for i in range(3):
+        np.testing.assert_array_equal(obs, [state.x, state.theta])
+        obs, state, *_ = env.step(jax.random.key(i), state, 1, env_params)
+    assert env.observation_space(env_params).shape == (2,) == obs.shape
+    np.testing.assert_allclose(env.observation_space(env_params).high, [4.8, 0.4189], atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -320,11 +333,16 @@ def test_awkward_environments_run(name, env_id):
             "memory_length=10",
             r"CartPole-v1 has no parameter 'memory_length' to set; it has.*gravity=9.8",
         ),
-        ("CartPole-v1", "gravity=heavy", "'gravity=heavy' needs a float, as in gravity=9.8"),
-        ("CartPole-v1", "gravity=nan", "needs a float"),
-        ("CartPole-v1", "gravity", "'gravity' needs a float"),
-        ("MemoryChain-bsuite", "memory_length=2.5", "needs a int, as in memory_length=5"),
-        ("DeepSea-bsuite", "deterministic=maybe", "needs a bool, as in deterministic=True"),
+        ("CartPole-v1", "gravity=heavy", "'gravity=heavy' needs a value of type float, as in gravity=9.8"),
+        ("CartPole-v1", "gravity=nan", "needs a value of type float"),
+        ("CartPole-v1", "gravity=1e39", "needs a value of type float"),
+        ("CartPole-v1", "gravity", "'gravity' needs a value of type float"),
+        ("CartPole-v1", "gravity=1,gravity=2", "names gravity twice"),
+        ("CartPole-v1", "max_steps_in_episode=0", "must be at least 1, not 0"),
+        ("CartPole-v1", f"max_steps_in_episode={10**400}", "needs a value of type int"),
+        ("MemoryChain-bsuite", "memory_length=2.5", "needs a value of type int, as in memory_length=5"),
+        ("MemoryChain-bsuite", "memory_length=3e9", "needs a value of type int"),
+        ("DeepSea-bsuite", "deterministic=maybe", "needs a value of type bool, as in deterministic=True"),
         ("Acrobot-v1", "available_torque=1", "no parameter 'available_torque' to set"),
     ],
 )

@@ -1,7 +1,6 @@
 """What is DQN's own: the replay buffer, its targets, exploration, and when the target network moves."""
 
 import collections
-import itertools
 from dataclasses import replace
 
 import jax
@@ -101,74 +100,79 @@ def test_losses_by_hand():
     batch = dqn.Batch(obs=None, action=jnp.array([1, 0]), target=jnp.array([1.5, 3.0]))
     q = jnp.array([[9.0, 1.0], [0.0, 9.0]])  # errors -0.5 and -3
     loss, metrics = dqn.dqn_loss(q, batch, SMALL)
-    assert loss == metrics["q_loss"] == pytest.approx((0.25 + 9) / 2) and metrics["value_mean"] == pytest.approx(0.5)
+    assert loss == metrics["q_loss"] == pytest.approx((0.25 + 9) / 2) and metrics["q_mean"] == pytest.approx(0.5)
     assert dqn.dqn_loss(q, batch, replace(SMALL, huber_loss=True))[0] == pytest.approx((0.125 + 2.5) / 2)
 
 
-def test_targets_of_a_run_are_those_of_its_buffer():
-    """gamma 1, n 2, online = target network (lr 0): every target is one of those that the buffer allows."""
-    config = replace(SMALL, env_id="Path-probe", lr=0.0, gamma=1.0, n_step=2, batch_size=64)
+@pytest.mark.parametrize("double_dqn", [False, True])
+def test_targets_of_a_run_are_those_of_its_buffer(double_dqn):
+    """n 2, target network unlike the online one, neither moving: every target of Path-probe can be worked out."""
+    config = replace(SMALL, env_id="Path-probe", lr=0.0, tau=0.0, gamma=0.5, n_step=2, double_dqn=double_dqn)
     found = []
 
     def loss_fn(q, batch, config):
         jax.debug.callback(lambda *x: found.append(x), batch.obs, batch.target)
         return dqn.dqn_loss(q, batch, config)
 
+    network, (state, _) = dqn.make_network(config), started(config)
+    state = state._replace(target_params=network.init(jax.random.key(7), state.obs[0]))
     train = dqn.make_train(config, loss_fn)
-    state, _ = jax.jit(lambda key: train(key, num_updates=3))(jax.random.key(0))
+    jax.block_until_ready(jax.jit(lambda state: train(None, state=state, num_updates=12))(state))
     jax.effects_barrier()
-    network = dqn.make_network(config)
-    value = {
-        (length, time): float(network.apply(state.params, jnp.array([length, time])).max())
-        for length in (3, 5)
-        for time in range(length + 1)
-    }
+
+    def bootstrap(obs):
+        online, target = (network.apply(params, jnp.array(obs)) for params in (state.params, state.target_params))
+        return float(target[jnp.argmax(online if double_dqn else target)])
+
+    future = {(length, time): bootstrap((length, time)) for length in (3, 5) for time in range(length + 1)}
+    future[3, 3] = 0.0  # terminated; (5, 5) is cut by the time limit, and bootstraps
+    assert len(found) == 12 and {tuple(x) for obs, _ in found for x in obs.tolist()} >= {(3, 2), (5, 3), (5, 4)}
     for obs, targets in found:
         for (length, time), target in zip(obs.tolist(), targets.tolist(), strict=True):
             end = min(time + 2, length)
-            rewards = sum(range(time + 1, end + 1))
-            bootstrap = 0.0 if (length, end) == (3, 3) else value[length, end]  # a time limit bootstraps
-            assert target == pytest.approx(rewards + bootstrap, abs=1e-4)
-    assert len(found) == 3 and {tuple(x) for obs, _ in found for x in obs.tolist()} >= {(3, 2), (5, 4), (5, 3)}
+            rewards = sum(0.5**i * (time + 1 + i) for i in range(end - time))
+            assert target == pytest.approx(rewards + 0.5 ** (end - time) * future[length, end], abs=1e-4)
 
 
 # --- Schedules --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("num_envs", [1, 3, 10, 128])
-@pytest.mark.parametrize("frequency", [500, 70])
-def test_the_target_network_moves_once_per_frequency_of_env_steps(num_envs, frequency):
+@pytest.mark.parametrize(
+    ("num_envs", "train_frequency", "gradient_steps", "frequency"),
+    [(1, 1, 1, 500), (3, 1, 1, 500), (10, 1, 1, 500), (128, 1, 1, 500), (128, 1, 1, 70), (3, 10, 4, 500)],
+)
+def test_the_target_network_moves_once_per_frequency_of_env_steps(num_envs, train_frequency, gradient_steps, frequency):
+    size = num_envs * train_frequency * gradient_steps
     config = replace(
-        SMALL, num_envs=num_envs, train_frequency=1, log_frequency=1, learning_starts=300, buffer_size=1000,
-        total_timesteps=4000, target_network_frequency=frequency,
+        SMALL, num_envs=num_envs, train_frequency=train_frequency, log_frequency=size, learning_starts=300,
+        buffer_size=1000, total_timesteps=4500, target_network_frequency=frequency,
     )  # fmt: skip
     train = dqn.make_train(config)
 
     def update(state, _):
         new, _ = train(None, state=state, num_updates=1)
-        moved = [
-            (x != y).any() for x, y in zip(*map(jax.tree.leaves, (new.target_params, state.target_params)), strict=True)
-        ]
-        return new, (jnp.stack(moved).any(), new.env_steps)
+        pairs = zip(*map(jax.tree.leaves, (new.target_params, state.target_params)), strict=True)
+        return new, (jnp.stack([(x != y).any() for x, y in pairs]).any(), new.env_steps)
 
     state = jax.jit(lambda key: train(key, num_updates=0)[0])(jax.random.key(0))
     start = int(state.env_steps)
-    assert start == -(-300 // num_envs) * num_envs
+    assert start == -(-300 // (num_envs * train_frequency)) * num_envs * train_frequency
     state, (moved, steps) = jax.jit(lambda state: jax.lax.scan(update, state, None, length=config.num_updates))(state)
-    boundaries = [start, *steps.tolist()]
-    due = [after // frequency > before // frequency for before, after in itertools.pairwise(boundaries)]
-    np.testing.assert_array_equal(moved, due)
-    if num_envs <= frequency:
-        assert sum(due) == boundaries[-1] // frequency - start // frequency
-    assert moved.sum() >= 7
+    assert steps[-1] == start + config.num_updates * size > 4500 - size
+    assert state.opt_state[0].count == config.num_updates * gradient_steps
+    for after, has_moved in zip(steps.tolist(), moved.tolist(), strict=True):
+        assert has_moved == any(step % frequency == 0 for step in range(after - size + 1, after + 1))
+    assert moved.sum() == (config.num_updates if size > frequency else int(steps[-1]) // frequency)
 
 
-def test_soft_updates_move_by_tau():
-    config = replace(SMALL, tau=0.25, target_network_frequency=1)
-    state, update = started(config)
+@pytest.mark.parametrize(("frequency", "times"), [(16, 1), (8, 2)])
+def test_soft_updates_move_by_tau_as_often_as_they_are_due(frequency, times):
+    """One gradient step after 16 env steps."""
+    state, update = started(replace(SMALL, tau=0.25, target_network_frequency=frequency))
     new, _ = update(state)
+    kept = 0.75**times
     for target, before, online in zip(
         *map(jax.tree.leaves, (new.target_params, state.target_params, new.params)), strict=True
     ):
-        np.testing.assert_allclose(target, 0.75 * before + 0.25 * online, atol=1e-6)
+        np.testing.assert_allclose(target, kept * before + (1 - kept) * online, atol=1e-6)
 
 
 def test_epsilon_falls_linearly_in_env_steps_and_stays():

@@ -17,10 +17,18 @@ SMALL = ppo_rnn.Config(
 CELLS = ["gru", "lstm"]
 
 
-@pytest.fixture(scope="module", params=CELLS)
+CONFIGS = {
+    "gru, discrete": SMALL,
+    "lstm, continuous": replace(
+        SMALL, cell="lstm", env_id="Pendulum-v1", env_params="max_steps_in_episode=21", normalize_obs=True
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
 def trained(request):
     """(config, state): five updates at a large learning rate, so that policy and values depend on the memory."""
-    config = replace(SMALL, cell=request.param)
+    config = CONFIGS[request.param]
     return config, jax.jit(lambda key: ppo_rnn.make_train(config)(key, num_updates=5)[0])(jax.random.key(0))
 
 
@@ -81,6 +89,36 @@ def test_the_memory_after_a_reset_is_that_of_a_fresh_episode(trained):
     assert seen >= 3
 
 
+def test_the_bootstrap_sees_the_final_observation_with_the_memory_of_its_episode():
+    """gae_lambda 0, lr 0: on Path-probe, which ends in both ways, every target can be worked out step by step."""
+    config = replace(SMALL, env_id="Path-probe", num_minibatches=1, update_epochs=1, lr=0.0, gamma=0.5, gae_lambda=0.0)
+    found = []
+
+    def loss_fn(distribution, value, batch, config):
+        jax.debug.callback(lambda *x: found.append(x), batch.carry, batch.obs, batch.target)
+        return ppo_rnn.ppo_loss(distribution, value, batch, config)
+
+    train = ppo_rnn.make_train(config, loss_fn)
+    state, _ = jax.block_until_ready(jax.jit(lambda key: train(key, num_updates=2))(jax.random.key(0)))
+    jax.effects_barrier()
+    network, fresh = ppo_rnn.make_network(config), jnp.zeros(6)
+    remember = jax.jit(lambda carry, obs: network.apply(state.params, carry, obs, method="remember"))
+    value = jax.jit(lambda carry, obs: network.apply(state.params, remember(carry, obs), method="value"))
+    truncations = 0
+    for carries, obs, targets in found:
+        for carry, sequence, target in zip(carries, obs, targets, strict=True):
+            for (length, time), its_target in zip(sequence.tolist(), target.tolist(), strict=True):
+                carry, final_obs = remember(carry, jnp.array([length, time])), jnp.array([length, time + 1.0])
+                done, terminated = time + 1 == length, (length, time) == (3, 2)
+                expected = time + 1 + 0.5 * (not terminated) * float(value(carry, final_obs))
+                assert its_target == pytest.approx(expected, abs=1e-4)
+                if done and not terminated:
+                    truncations += 1
+                    assert abs(value(carry, final_obs) - value(fresh, final_obs)) > 1e-3  # the memory matters
+                carry = fresh if done else carry
+    assert len(found) == 2 and truncations >= 10
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_unroll_is_a_plain_loop_with_resets(cell):
     config = replace(SMALL, cell=cell)
@@ -92,7 +130,7 @@ def test_unroll_is_a_plain_loop_with_resets(cell):
     found = ppo_rnn.unroll(network, params, start, obs, done)
     carry = start
     for t in range(9):
-        carry = network.apply(params, carry, obs[t], method="step")
+        carry = network.apply(params, carry, obs[t], method="remember")
         for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(carry), strict=True):
             np.testing.assert_allclose(x[t], y, atol=1e-6)
         if done[t]:

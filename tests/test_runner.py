@@ -2,6 +2,7 @@
 
 import json
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 
 import dqn
 import ppo
-from runner import checkpoint, devices, members, plots, record, report, stats, train
+from runner import checkpoint, cli, devices, members, plots, record, report, stats, train
 from runner.errors import UsageError, require
 
 BASE = ppo.Config(total_timesteps=2048, hidden_size=8)
@@ -340,3 +341,20 @@ def test_large_states_are_announced():
     assert train.state_bytes(like) > train.NOTABLE_BYTES
     note = train.memory_note(like, 8)
     assert "8 members take 2.6 GB, of which buffer 2.6 GB" in note and "--max-members-at-once" in note
+
+
+# --- Evaluation -------------------------------------------------------------------------------------------------------
+def test_evaluation_has_each_members_own_floats_and_the_environments_own_parameters():
+    """epsilon 0 plays as greedily as the greedy policy, epsilon 1 at random; no episode is longer than 60 steps."""
+    config = dqn.Config(
+        env_params="max_steps_in_episode=60", total_timesteps=3000, learning_starts=1000, exploration_fraction=0.1
+    )
+    script = cli.Script(Path(dqn.__file__), dqn.Config, dqn.make_env, dqn.make_train, dqn.make_policy)
+    mesh = devices.make_mesh(2)
+    program = train.build(script, config, ("end_e",), 2, mesh, 64)
+    seeds, floats = devices.place((np.zeros(2, np.uint32), {"end_e": np.array([0.0, 1.0], np.float32)}), mesh)
+    state = program.init(seeds, floats)
+    (greedy, sampled), (_, random) = np.asarray(program.evaluate(state, floats, seeds))
+    np.testing.assert_array_equal(greedy, sampled)
+    assert 15 < random.mean() < 30 and (random != sampled).mean() > 0.5
+    assert greedy.max() <= 60 and random.max() <= 60
