@@ -530,10 +530,17 @@ def make_train(config, loss_fn=ppo_loss):
             state = state._replace(discounted_sum=discounted_sum, return_stats=return_stats)
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, config.gamma, config.gae_lambda)
         target = advantage + value
-        obs, log_prob = preprocess(config, state.obs_stats, rollout.obs), distribution.log_prob(rollout.action)
-        sequences = (obs, rollout.done, rollout.action, log_prob, value, advantage, target)
+        sequences = dict(
+            obs=preprocess(config, state.obs_stats, rollout.obs),
+            done=rollout.done,
+            action=rollout.action,
+            log_prob=distribution.log_prob(rollout.action),
+            value=value,
+            advantage=advantage,
+            target=target,
+        )
         sequences = jax.tree.map(lambda x: x.swapaxes(0, 1), sequences)  # (T, N, ...) -> (N, T, ...)
-        batch = Batch(first_carry, *sequences)
+        batch = Batch(carry=first_carry, **sequences)
 
         epoch_keys = jax.random.split(shuffle_key, config.update_epochs)
         learner_and_batch = ((state.params, state.opt_state), batch)

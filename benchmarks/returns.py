@@ -16,16 +16,17 @@ from throughput import machine, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "results" / "returns.csv"
+IQM = (("iqm", "iqm"), ("iqm_low", "low"), ("iqm_high", "high"))  # name here, name in summary.json
+MEAN = (("mean", "mean"), ("mean_low", "mean_low"), ("mean_high", "mean_high"))
 
 
 def row(run_dir):
     """One row, as a dict, from what a run directory records."""
     record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
     (point,) = summary["points"]
-    scores = {
-        f"{name}_{statistic}": point[f"{name}_return"][statistic]
-        for name in ("final", "greedy")
-        for statistic in ("iqm", "low", "high", "mean", "mean_low", "mean_high")
+    final, greedy = point["final_return"], point["greedy_return"]
+    scores = {f"final_{name}": final[key] for name, key in (*IQM, *MEAN)} | {
+        f"greedy_{name}": greedy[key] for name, key in IQM
     }
     config = record["config"]
     return (
