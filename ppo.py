@@ -68,6 +68,7 @@ class Config:
 
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
+LARGEST = float(np.finfo(np.float32).max)  # what JAX's floats can hold
 
 
 def check_config(config):
@@ -82,7 +83,7 @@ def check_config(config):
         if field.type is float and not isinstance(value, jax.core.Tracer):
             if name in ("gamma", "gae_lambda") and not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
-            if not 0 <= value <= np.finfo(np.float32).max:
+            if not 0 <= value <= LARGEST:
                 raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
     if config.activation not in ACTIVATIONS:
         raise ValueError(f"activation must be {' or '.join(ACTIVATIONS)}, not {config.activation!r}")
@@ -146,7 +147,7 @@ def change_env_params(env_id, env_params, changes):
             value = {"true": True, "false": False}[text.lower()] if kind is bool else float(text)
         except (KeyError, ValueError):
             value = math.nan
-        if not abs(value) < (2**31 if kind is int else np.finfo(np.float32).max) or (kind is int and value % 1):
+        if not abs(value) < (2**31 if kind is int else LARGEST) or (kind is int and value % 1):
             raise ValueError(
                 f"env_params: {change!r} needs a value of type {kind.__name__}, as in {name}={settable[name]}"
             )

@@ -63,6 +63,7 @@ EVERYWHERE = [
     ("--gamma 1.01", ["gamma must be in [0, 1], not 1.01", "0.99"]),
     ("--lr nan", ["lr must be finite and not negative"]),
     ("--lr inf", ["lr must be finite and not negative"]),
+    ("--lr 1e39", ["lr must be finite and not negative"]),
     ("--lr -1", ["lr must be finite and not negative"]),
     ("--lr abc", ["--lr: 'abc' is not a number", "1e-3"]),
     ("--total-timesteps 5.5", ["'5.5' is not a whole number", "5e5"]),
@@ -401,7 +402,7 @@ OTHERS = {
         "--total-timesteps", "61_000", "--learning-starts", "1000", "--log-frequency", "200", "--buffer-size", "2000",
         "--batch-size", "16",
     ],
-    "ppo_rnn": ["--total-timesteps", "153_600", "--num-envs", "4", "--num-steps", "128", "--hidden-size", "8"],
+    "ppo_rnn": ["--total-timesteps", "38_400", "--num-envs", "4", "--num-steps", "32", "--hidden-size", "8"],
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ COMMON = {"episode_return", "episode_length", "env_steps", "grad_norm"}
 PPO_METRICS = COMMON | {
     "policy_loss", "value_loss", "value_mean", "entropy", "approx_kl", "clip_fraction", "explained_variance",
 }  # fmt: skip
-PPO_FLOATS = dict(lr=1e-3, gamma=0.9, gae_lambda=0.8, clip_eps=0.05, ent_coef=0.1, vf_coef=1.5, max_grad_norm=0.05)
+PPO_FLOATS = dict(lr=3e-4, gamma=0.9, gae_lambda=0.8, clip_eps=0.05, ent_coef=0.1, vf_coef=1.5, max_grad_norm=0.05)
 PPO_STATICS = dict(
     env_id="Acrobot-v1", env_params="max_steps_in_episode=50", total_timesteps=4096, num_envs=8, num_steps=64,
     num_minibatches=2, update_epochs=2, anneal_lr=False, clip_value=False, activation="relu", hidden_size=16,
@@ -175,15 +175,21 @@ def test_each_float_alone_can_be_vmapped_and_changes_the_result(name, field, tra
     assert any((x != y).any() for x, y in zip(raw(before), raw(after), strict=True))
 
 
+def program(name, **changes):
+    return str(jax.make_jaxpr(lambda key: CASES[name].train(**changes)(key, num_updates=1))(jax.random.key(0)))
+
+
+default_program = functools.cache(program)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_config_gives_the_same_program(name):
+    assert default_program(name) == program(name)
+
+
 @pytest.mark.parametrize(("name", "field"), STATICS)
 def test_each_static_field_changes_the_program(name, field):
-    case = CASES[name]
-
-    def program(**changes):
-        return str(jax.make_jaxpr(lambda key: case.train(**changes)(key, num_updates=1))(jax.random.key(0)))
-
-    assert program() == program()
-    assert program() != program(**{field: case.statics[field]})
+    assert default_program(name) != program(name, **{field: CASES[name].statics[field]})
 
 
 # --- make_train -------------------------------------------------------------------------------------------------------
@@ -296,7 +302,7 @@ def test_every_box_environment_can_be_trained_on(env_id, case):
         with pytest.raises(ValueError, match=r"continuous actions.*use ppo\.py"):
             case.train(env_id=env_id)
         return
-    state, _ = jax.eval_shape(case.train(env_id=env_id), jax.random.key(0))
+    state, _ = jax.eval_shape(lambda key: case.train(env_id=env_id)(key, num_updates=1), jax.random.key(0))
     assert state.obs.shape == (4, np.prod(env.observation_space(env_params).shape))
     assert ("log_std" in state.params["params"]) == continuous
 

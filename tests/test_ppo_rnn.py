@@ -159,7 +159,7 @@ def test_minibatches_are_whole_sequences_and_hold_every_env_once():
 
 
 RECALL = dict(
-    env_id="Recall-probe", total_timesteps=40_000, num_envs=8, num_steps=25, num_minibatches=2, lr=3e-3, gamma=0.9,
+    env_id="Recall-probe", total_timesteps=20_000, num_envs=8, num_steps=25, num_minibatches=2, lr=3e-3, gamma=0.9,
     hidden_size=16,
 )  # fmt: skip
 
