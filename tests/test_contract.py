@@ -281,10 +281,11 @@ def test_policy_greedy_and_sampled(run):
     act = jax.jit(act)  # greedy is traced here: evaluation runs both in one program
     _, greedy = act(state, init_carry(500), obs, jax.random.key(1), True)
     _, sampled = act(state, init_carry(500), obs, jax.random.key(1), False)
-    assert (greedy == greedy[0]).all() and len(np.unique(sampled)) > 1
+    np.testing.assert_allclose(greedy - greedy[0], 0, atol=1e-5)  # rows of one product may round differently
+    assert np.ptp(sampled) > 0.1
     if getattr(config, "normalize_obs", False):
         shifted = state._replace(obs_stats=state.obs_stats._replace(mean=state.obs_stats.mean + 5.0))
-        assert (act(shifted, init_carry(500), obs, jax.random.key(1), True)[1] != greedy).any()
+        assert np.abs(act(shifted, init_carry(500), obs, jax.random.key(1), True)[1] - greedy).min() > 1e-4
 
 
 # --- Environments -----------------------------------------------------------------------------------------------------
