@@ -10,23 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from runner.plots import binned, save
-from runner.stats import interval, iqm
-
-
-def draw(axes, run_dir, script):
-    table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
-    steps, returns = binned(table, table["member"].unique())
-    low, high = interval(returns)
-    (line,) = axes.plot(steps, iqm(returns), linewidth=2, label=f"{script}.py, {len(returns)} seeds")
-    axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+from runner.plots import binned, draw_curve, finish_curves, plt, save
 
 
 def main():
@@ -43,12 +30,11 @@ def main():
     size = (5 * len(panels), 4) if len(panels) > 1 else (8, 5)
     figure, row = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axes, (name, runs) in zip(row[0], panels.items(), strict=True):
-        for run_dir, script in runs:
-            draw(axes, run_dir, script)
-        axes.set(title=name, xlabel="env steps per agent", ylabel="episode return: IQM and 95 % interval")
-        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        axes.grid(alpha=0.3)
-        axes.legend(loc="best", fontsize=9)
+        for i, (run_dir, script) in enumerate(runs):
+            table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
+            steps, returns = binned(table, table["member"].unique())
+            draw_curve(axes, steps, returns, f"C{i}", f"{script}.py, {len(returns)} seeds")
+        finish_curves(axes, name, "episode return: IQM and 95 % interval")
     save(figure, args.output)
 
 

@@ -25,6 +25,20 @@ def label(values):
     return ", ".join(f"{name}={show(value)}" for name, value in values.items())
 
 
+def draw_curve(axes, steps, curves, color, text):
+    """IQM line and 95 % band of returns (members, steps), which may be of no member at all."""
+    low, high = interval(curves) if len(curves) else (steps, steps)
+    axes.plot(steps, iqm(curves) if len(curves) else steps, color=color, label=text, linewidth=2)
+    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def finish_curves(axes, title, ylabel):
+    axes.set(xlabel="env steps per agent", ylabel=ylabel, title=title)
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize=9)
+
+
 def learning_curve(path, plan, metrics, points, members):
     """Return against env steps: IQM line and 95 % band over the seeds that stayed finite, one line per sweep point.
 
@@ -37,22 +51,17 @@ def learning_curve(path, plan, metrics, points, members):
     for color, index in zip(colors, drawn, strict=False):
         own = [m for m in members if m["point"] == index]
         steps, curves = binned(metrics, [m["member"] for m in own if not m["first_bad_update"]])
-        low, high = interval(curves) if len(curves) else (steps, steps)
         nan = (
             f" ({points[index]['nan_seeds']} of {points[index]['seeds']} NaN: ×)" if points[index]["nan_seeds"] else ""
         )
         text = (label(points[index]["values"]) or f"{plan.script.name}, {points[index]['seeds']} seeds") + nan
-        axes.plot(steps, iqm(curves) if len(curves) else steps, color=color, label=text, linewidth=2)
-        axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+        draw_curve(axes, steps, curves, color, text)
         bad = metrics.merge(pd.DataFrame(own), on="member").query("update == first_bad_update")["env_steps"]
         axes.plot(bad, [0.02] * len(bad), "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False)
     title = f"{env_name(plan.config)}, {plan.script.name}: IQM and 95 % interval over {plan.options.num_seeds} seeds"
     if len(points) > len(drawn):
         title += f"\nthe best {len(drawn)} of {len(points)} sweep points"
-    axes.set(xlabel="env steps per agent", ylabel="episode return", title=title)
-    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", fontsize=9)
+    finish_curves(axes, title, "episode return")
     save(figure, path)
 
 

@@ -216,7 +216,7 @@ def test_vmap_over_seeds_equals_one_by_one_and_seeds_differ(name):
 
 def test_nests_in_another_jitted_program_with_a_loss_of_its_own(case):
     """What meta-evolution does: an outer loop, in one program, over a loss with a traced parameter."""
-    default = {"dqn": dqn.dqn_loss}.get(case.script.__name__) or case.script.ppo_loss
+    default = case.script.dqn_loss if case.script is dqn else case.script.ppo_loss
 
     def gradient(scale, key):
         def loss_fn(*args):
