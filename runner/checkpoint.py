@@ -13,10 +13,10 @@ from runner.errors import UsageError, first_line
 KEEP = 2  # the newest ones; the older of the two is there in case the newest is damaged
 
 
-def to_host(state, count):
-    """The first count members of a state as numpy arrays, PRNG keys as their raw words."""
-
-    return jax.tree.map(lambda x: np.asarray(raw(x))[:count], state)
+def to_host(state, count=None):
+    """A state as numpy arrays, PRNG keys as their raw words; with count, the first count members of it."""
+    arrays = jax.tree.map(lambda x: np.asarray(raw(x)), state)
+    return arrays if count is None else jax.tree.map(lambda x: x[:count], arrays)
 
 
 def from_host(arrays, like):
@@ -24,10 +24,11 @@ def from_host(arrays, like):
     return jax.tree.map(lambda x, shape: jax.random.wrap_key_data(x) if is_key(shape) else x, arrays, like)
 
 
-def host_shapes(like, count):
+def host_shapes(like, count=None):
     """Shapes and dtypes of what to_host makes of a state with the shapes and dtypes `like`."""
     shapes = jax.eval_shape(lambda state: jax.tree.map(raw, state), like)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), shapes)
+    own = (lambda shape: shape) if count is None else lambda shape: (count, *shape[1:])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(own(x.shape), x.dtype), shapes)
 
 
 def raw(x):

@@ -19,20 +19,6 @@ from runner.errors import UsageError, require
 from runner.members import make_batches, make_members, parse_float, parse_int, parse_sweep
 
 
-class Script(NamedTuple):
-    """What a training script hands to the runner."""
-
-    path: Path
-    Config: type
-    make_env: Callable
-    make_train: Callable
-    make_policy: Callable
-
-    @property
-    def name(self):
-        return self.path.stem
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How to run; what to train is the script's Config."""
@@ -57,20 +43,41 @@ class Options:
                 raise ValueError(f"{name} must be a whole number of at least {low}, not {value}")
 
 
-# Settings that may differ between a run and its resumption: they don't touch what is trained or written to metrics.csv
-FREE_OPTIONS = ("resume", "gif", "track", "checkpoint_every", "compile_cache")
+class Script(NamedTuple):
+    """What a training script hands to the runner."""
+
+    path: Path
+    Config: type
+    make_env: Callable
+    make_train: Callable
+    make_policy: Callable
+
+    Options = Options
+    # Settings that may differ between a run and its resumption: they touch neither training nor metrics.csv
+    FREE_OPTIONS = ("resume", "gif", "track", "checkpoint_every", "compile_cache")
+
+    @property
+    def name(self):
+        return self.path.stem
 
 
 def main(path, config_class, make_env, make_train, make_policy, argv=None):
     """Runs a script's command line and exits: 0 when done, 2 on bad input or a full disk, 130 when interrupted."""
     script = Script(Path(path).resolve(), config_class, make_env, make_train, make_policy)
-    try:
+    with usage_errors(script.path.name):
         plan = make_plan(script, sys.argv[1:] if argv is None else argv)
         from runner.train import run  # here and not above: --help and usage errors need not wait for it
 
         sys.exit(run(plan))
+
+
+@contextlib.contextmanager
+def usage_errors(name):
+    """What a user can mend becomes one line and exit code 2."""
+    try:
+        yield
     except UsageError as error:
-        print(f"{script.path.name}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -104,7 +111,7 @@ def make_plan(script, argv):
     except InvalidConfig as error:
         raise UsageError(f"{error}{' (the settings beside --sweep must be valid too)' if sweeps else ''}") from None
     if record is not None:
-        refuse_changes(record, config, options, resume)
+        refuse_changes(script, record, config, options)
     if options.track != "none":
         require(options.track, f"--track {options.track}")
     if options.gif:
@@ -117,10 +124,15 @@ def make_plan(script, argv):
         batches = make_batches(members, config, options.max_members_at_once)
     except ValueError as error:
         raise UsageError(f"--sweep: {error}") from None
+    return Plan(script, config, options, points, members, batches, choose_run_dir(options, resume))
+
+
+def choose_run_dir(options, resume):
+    """The folder of the record: the resumed one, --run-dir, or None for a new default one."""
     run_dir = Path(resume or options.run_dir) if resume or options.run_dir else None
     if resume is None and run_dir is not None and os.path.exists(run_dir):
         raise UsageError(f"--run-dir {run_dir} exists already: choose a new folder, or go on with --resume {run_dir}")
-    return Plan(script, config, options, points, members, batches, run_dir)
+    return run_dir
 
 
 # --- Parsing ----------------------------------------------------------------------------------------------------------
@@ -143,21 +155,24 @@ def number_rule(info):
 
 
 def parse(script, argv, record=None):
-    """Returns (config, options). Raises UsageError in place of tyro's boxes of many lines."""
+    """Returns (config, options); their defaults are those of Config, or the record's. Raises UsageError."""
     try:
-        config, options = (record.config, record.options) if record else (script.Config(), Options())
+        config, options = (record.config, record.options) if record else (script.Config(), script.Options())
     except ValueError as error:  # somebody edited them
         raise UsageError(f"the defaults of Config don't go together: {error}") from None
-    fields = [
-        ("config", script.Config, dataclasses.field(default=config)),
-        ("run", Options, dataclasses.field(default=options)),
-    ]
-    arguments = tyro.conf.configure(tyro.conf.OmitArgPrefixes)(dataclasses.make_dataclass("Arguments", fields))
     docstring = ast.get_docstring(ast.parse(script.path.read_text())) or ""
+    parsed = read_arguments(script.path.name, docstring.split("\n")[0], argv, config=config, run=options)
+    return parsed.config, parsed.run
+
+
+def read_arguments(program, description, argv, **defaults):
+    """Reads flags into the dataclasses given by name and default; raises UsageError in place of tyro's boxes."""
+    fields = [(name, type(default), dataclasses.field(default=default)) for name, default in defaults.items()]
+    arguments = tyro.conf.configure(tyro.conf.OmitArgPrefixes)(dataclasses.make_dataclass("Arguments", fields))
 
     def read():
         with registry:
-            return tyro.cli(arguments, args=argv, prog=script.path.name, description=docstring.split("\n")[0])
+            return tyro.cli(arguments, args=argv, prog=program, description=description)
 
     if {"-h", "--help"} & set(argv):
         read()
@@ -165,16 +180,16 @@ def parse(script, argv, record=None):
     try:
         os.environ["COLUMNS"] = "10000"  # keeps each of tyro's messages on one line
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            parsed = read()
+            return read()
     except SystemExit:
-        message = one_line(printed.getvalue(), [f.name for _, kind, _ in fields for f in dataclasses.fields(kind)])
+        names = [f.name for _, kind, _ in fields for f in dataclasses.fields(kind) if f.init]
+        message = one_line(printed.getvalue(), names)
         kind = InvalidConfig if "Error parsing config:" in printed.getvalue() else UsageError
         raise kind(message) from None
     finally:
         os.environ.pop("COLUMNS")
         if columns is not None:
             os.environ["COLUMNS"] = columns
-    return parsed.config, parsed.run
 
 
 def one_line(box, names):
@@ -193,14 +208,19 @@ def one_line(box, names):
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
-def resumed_folder(argv):
-    """The folder given to --resume, or None; needed before parsing, for the defaults come from there."""
+def flag_value(argv, flag):
+    """The text given to a flag, or None; for --resume and --preset, which parsing takes its defaults from."""
     for i, word in enumerate(argv):
-        if word == "--resume" and i + 1 < len(argv):
-            return Path(argv[i + 1])
-        if word.startswith("--resume="):
-            return Path(word.removeprefix("--resume="))
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
     return None
+
+
+def resumed_folder(argv):
+    folder = flag_value(argv, "--resume")
+    return None if folder is None else Path(folder)
 
 
 class Record(NamedTuple):
@@ -222,7 +242,7 @@ def read_record(folder, script):
     if name != script.name:
         raise UsageError(f"--resume {folder} is a run of {name}.py: type python {name}.py --resume {folder}")
     try:
-        return Record(script.Config(**config), Options(**options | {"sweep": tuple(options["sweep"])}))
+        return Record(from_json(script.Config, config), from_json(script.Options, options))
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"--resume {folder}: {script.path.name} no longer takes the settings of this run ({error}): use its old"
@@ -230,13 +250,19 @@ def read_record(folder, script):
         ) from None
 
 
-def refuse_changes(record, config, options, folder):
+def from_json(kind, values):
+    """A dataclass from what JSON made of one: lists are tuples again, fields that follow from others are left out."""
+    derived = {field.name for field in dataclasses.fields(kind) if not field.init}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k not in derived})
+
+
+def refuse_changes(script, record, config, options):
     """Raises UsageError if flags beside --resume would change what the run trains."""
-    now = dataclasses.asdict(config) | {k: v for k, v in dataclasses.asdict(options).items() if k not in FREE_OPTIONS}
+    now = dataclasses.asdict(config) | dataclasses.asdict(options)
     before = dataclasses.asdict(record.config) | dataclasses.asdict(record.options)
     for name, value in now.items():
         was = before[name]
-        if value != was:
+        if value != was and name not in script.FREE_OPTIONS:
             flag = name.replace("_", "-")
             raise UsageError(
                 f"--resume goes on with {flag} = {was}, not {value}: drop --{flag}, or start a new run without --resume"

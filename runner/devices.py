@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.backend import clear_backends
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -37,6 +38,27 @@ def over_members(function, mesh, num_scalars=0, **jit_options):
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=MEMBER, check_vma=False)(*args)
 
     return jax.jit(split, **jit_options)
+
+
+def spread_over(mesh, at_once=0):
+    """Returns spread(function): vmap over members on all devices, at_once of them at a time (0: all)."""
+
+    def spread(function):
+        def spread_function(*args):
+            count = len(jax.tree.leaves(args)[0])
+            size = padded_count(count, mesh)
+            filled = jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size), count - 1)], args)
+            out = jax.shard_map(local, mesh=mesh, in_specs=MEMBER, out_specs=MEMBER, check_vma=False)(*filled)
+            return jax.tree.map(lambda x: x[:count], out)
+
+        def local(*args):
+            if not 0 < at_once < len(jax.tree.leaves(args)[0]) * mesh.size:
+                return jax.vmap(function)(*args)
+            return jax.lax.map(lambda each: function(*each), args, batch_size=max(1, at_once // mesh.size))
+
+        return spread_function
+
+    return spread
 
 
 def padded_count(count, mesh):

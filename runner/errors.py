@@ -1,10 +1,32 @@
 """What a user can mend: shown as one line, without a traceback, with exit code 2."""
 
+import contextlib
 import importlib.util
+
+import jax
 
 
 class UsageError(ValueError):
     """Bad input or a full disk: says what was wrong and what to type instead."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM, after a checkpoint was written."""
+
+
+@contextlib.contextmanager
+def mendable(run_dir, instead):
+    """A disk that is full and memory that does not suffice become UsageErrors; instead: what takes less memory."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or run_dir
+        again = f"the last good checkpoint is kept, free some space and go on with --resume {run_dir}"
+        raise UsageError(f"can't write to {where} ({error.strerror or error}); {again}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UsageError(f"out of memory: {instead}") from error
 
 
 def require(package, what_for):

@@ -3,7 +3,6 @@
 import contextlib
 import signal
 
-import numpy as np
 from tqdm import tqdm
 
 MOST_NAMED = 8  # members with NaN named one by one per chunk
@@ -12,8 +11,9 @@ MOST_NAMED = 8  # members with NaN named one by one per chunk
 class Progress:
     """One for the whole run, over all its batches."""
 
-    def __init__(self, total, tracker):
-        self.total = total  # env steps of all members
+    def __init__(self, total, tracker, unit=" steps"):
+        self.total = total  # env steps of all members, or whatever the unit says
+        self.unit = unit
         self.tracker = tracker
         self.bar = None
         self.interrupted = False
@@ -34,7 +34,7 @@ class Progress:
             self.programs.append(program)
             self.say(f"compiled in {program.compile_seconds:.1f} s")
         if self.bar is None:
-            self.bar = tqdm(total=self.total, unit=" steps", unit_scale=True, dynamic_ncols=True, mininterval=0)
+            self.bar = tqdm(total=self.total, unit=self.unit, unit_scale=True, dynamic_ncols=True, mininterval=0)
         self.bar.unpause()  # compiling is not counted as running
         return program.compile_seconds if new else 0.0
 
@@ -43,13 +43,10 @@ class Progress:
         self.bar.initial += steps
         self.bar.n += steps
 
-    def advance(self, steps, members, first_update, metrics):
-        """After a chunk; metrics: {name: (updates, members)}."""
-        returns = metrics["episode_return"][-1]
-        known = returns[np.isfinite(returns)]
-        if len(known):
-            self.bar.set_postfix_str(f"median return {np.median(known):.1f}", refresh=False)
-        self.bar.update(steps)
+    def advance(self, amount, members, first_update, metrics, text):
+        """After a chunk; metrics: {name: (updates, members)}, for the tracker; text: what the bar says."""
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(amount)
         if self.bar.n >= self.total:
             self.bar.close()  # before evaluation, whose time is not training's
         if self.tracker is not None:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from runner.errors import UsageError
+from runner.track import make_tracker
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "evosax", "orbax-checkpoint", "numpy")
 
@@ -44,6 +45,26 @@ def without_nan(tree):
     if isinstance(tree, (list, tuple)):
         return [without_nan(v) for v in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def open_record(plan, mesh, what):
+    """Makes the run directory, or goes on in the resumed one, and starts the tracker; returns both."""
+    resumed = bool(plan.options.resume)
+    run_dir = plan.run_dir if resumed else create_run_dir(plan)
+    print(f"{what} on {mesh.size} {mesh.devices.flat[0].platform} device(s), record in {run_dir}")
+    if resumed and script_changed(plan, run_dir):
+        print(f"note: {plan.script.path.name} has changed since this run began, so it may end differently")
+    try:
+        return run_dir, make_tracker(plan, run_dir)
+    except UsageError:
+        if not resumed:
+            shutil.rmtree(run_dir)
+        raise
+
+
+def script_changed(plan, run_dir):
+    copy = run_dir / plan.script.path.name
+    return not copy.exists() or copy.read_bytes() != plan.script.path.read_bytes()
 
 
 def create_run_dir(plan):

@@ -31,6 +31,24 @@ def interval(scores, statistic=iqm):
     return found.confidence_interval.low, found.confidence_interval.high
 
 
+def probability_of_improvement(scores, others):
+    """{p, low, high}: how probably one of scores (n,) is above one of others (m,), ties half, with a 95 % interval.
+
+    As in rliable (Agarwal et al. 2021, section 4.3): the Mann-Whitney statistic, resampling both sides.
+    """
+    scores, others = (np.asarray(x, np.float64)[np.isfinite(x)] for x in (scores, others))
+    if min(len(scores), len(others)) < 2:
+        return dict.fromkeys(("p", "low", "high"), float("nan"))
+
+    def statistic(x, y, axis=-1):
+        return scipy.stats.mannwhitneyu(x, y, axis=axis).statistic / (x.shape[axis] * y.shape[axis])
+
+    found = scipy.stats.bootstrap(
+        (scores, others), statistic, n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return {"p": float(statistic(scores, others)), "low": float(found.low), "high": float(found.high)}
+
+
 def describe(scores):
     """{iqm, low, high, mean, mean_low, mean_high, n} of the finite ones among scores (seeds,), as plain floats."""
     scores = np.asarray(scores, np.float64)

@@ -22,11 +22,10 @@ from runner.devices import (
     place,
     use_compile_cache,
 )
-from runner.errors import UsageError
+from runner.errors import Interrupted, mendable
 from runner.evaluate import make_evaluate
 from runner.progress import Progress
-from runner.record import MetricsFile, create_run_dir
-from runner.track import make_tracker
+from runner.record import MetricsFile, open_record
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
 NOTABLE_BYTES = 1e9  # of the states of all members trained at once: said before training
@@ -55,56 +54,31 @@ class Result(NamedTuple):
     env_steps: int  # done in train_seconds, over all members
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM, after a checkpoint was written."""
-
-
 def run(plan):
     """Trains all batches of a checked plan and writes the record; returns the exit code."""
     if plan.options.compile_cache:
         use_compile_cache()
     mesh = make_mesh(max(len(batch.members) for batch in plan.batches))
-    resumed = bool(plan.options.resume)
-    run_dir = plan.run_dir if resumed else create_run_dir(plan)
-    print(f"{len(plan.members)} members on {mesh.size} {mesh.devices.flat[0].platform} device(s), record in {run_dir}")
-    if resumed and script_changed(plan, run_dir):
-        print(f"note: {plan.script.path.name} has changed since this run began, so it may end differently")
-    try:
-        tracker = make_tracker(plan, run_dir)
-    except UsageError:
-        if not resumed:
-            shutil.rmtree(run_dir)
-        raise
+    run_dir, tracker = open_record(plan, mesh, f"{len(plan.members)} members")
     steps = sum(batch.config.num_updates * batch.config.steps_per_update * len(batch.members) for batch in plan.batches)
     progress = Progress(steps, tracker)
+    less = (
+        f"try a smaller --max-members-at-once than {len(plan.batches[0].members)}, or where that is 1 already, smaller"
+        " networks, batches or buffers"
+    )
     try:
-        metrics_file = MetricsFile(run_dir / "metrics.csv")
-        results = [train_batch(plan, batch, mesh, run_dir, metrics_file, progress) for batch in plan.batches]
-        metrics_file.close()
-        progress.close()
-        report.write(plan, run_dir, results, functools.partial(load_final_state, plan, run_dir, mesh))
+        with mendable(run_dir, less):
+            metrics_file = MetricsFile(run_dir / "metrics.csv")
+            results = [train_batch(plan, batch, mesh, run_dir, metrics_file, progress) for batch in plan.batches]
+            metrics_file.close()
+            progress.close()
+            report.write(plan, run_dir, results, functools.partial(load_final_state, plan, run_dir, mesh))
     except Interrupted:
         print(f"stopped; go on with: python {plan.script.path.name} --resume {run_dir}")
         return 130
-    except OSError as error:
-        where = error.filename or run_dir
-        again = f"the last good checkpoint is kept, free some space and go on with --resume {run_dir}"
-        raise UsageError(f"can't write to {where} ({error.strerror or error}); {again}") from error
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UsageError(
-            f"out of memory with {len(plan.batches[0].members)} members: try a smaller --max-members-at-once, or where"
-            " that is 1 already, smaller networks, batches or buffers"
-        ) from error
     finally:
         progress.close()
     return 0
-
-
-def script_changed(plan, run_dir):
-    copy = run_dir / plan.script.path.name
-    return not copy.exists() or copy.read_bytes() != plan.script.path.read_bytes()
 
 
 # --- Programs ---------------------------------------------------------------------------------------------------------
@@ -227,7 +201,9 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
         first_bad[newly_bad] = done + 1 + (~finite).argmax(axis=0)[newly_bad]
         metrics_file.append(members, done + 1, metrics)
         progress.report_nan([(members[i], first_bad[i]) for i in newly_bad])
-        progress.advance(length * steps_per_update, members, done + 1, metrics)
+        known = metrics["episode_return"][-1][np.isfinite(metrics["episode_return"][-1])]
+        text = f"median return {np.median(known):.1f}" if len(known) else ""
+        progress.advance(length * steps_per_update, members, done + 1, metrics, text)
         done += length
         seconds = time.monotonic() - start
         train_seconds += seconds

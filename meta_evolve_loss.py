@@ -1,0 +1,441 @@
+"""Evolves the loss that PPO trains with (Lu et al. 2022, arXiv:2210.05639): thousands of trainings in one JAX program.
+
+    python meta_evolve_loss.py                               # a value loss for CartPole-v1, on two cores in minutes
+    python meta_evolve_loss.py --learn policy --start scratch --env-ids CartPole-v1 Acrobot-v1
+    python meta_evolve_loss.py evaluate --loss runs/meta_evolve_loss/CartPole-v1/TIME-HASH --env-ids Catch-bsuite
+
+A candidate loss is a small network. Its fitness is the return of agents that train with it from scratch by ppo.py; an
+evolution strategy of evosax moves the distribution from which candidates are drawn. The whole generation (draw, train
+all agents, move) is one program, made by `make_evolve(config)`.
+
+Shapes: P = population, K = seeds_per_candidate, E = environments, B = samples in a minibatch, F = features.
+"""
+
+import difflib
+import functools
+import inspect
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from evosax.algorithms.distribution_based import distribution_based_algorithms
+from evosax.core.fitness_shaping import identity_fitness_shaping_fn, weights_fitness_shaping_fn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import ppo
+from ppo import clipped_squared_error, ppo_loss
+
+
+# --- Config -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Config(ppo.Config):
+    """The settings of the agents, as in ppo.py, and those of the evolution around them."""
+
+    env_id: str = field(init=False)  # follows from env_ids
+    env_ids: tuple[str, ...] = ("CartPole-v1",)  # E, where every candidate trains
+    total_timesteps: int = 32_768  # env steps of one agent in one environment; cut to whole updates
+    learn: str = "value"  # the terms of the loss that evolve: value, policy or both
+    start: str = "handwritten"  # from PPO's own loss (handwritten) or from a random network (scratch)
+    loss_hidden_size: int = 16  # width of a loss network's hidden layer
+    population: int = 32  # P, candidate losses per generation
+    generations: int = 50  # how often the distribution moves
+    seeds_per_candidate: int = 1  # K, agents that train with each candidate in each environment
+    fitness: str = "mean"  # return averaged over training (mean) or over its last 10 % (final)
+    fitness_shaping: str = "rank"  # what the strategy sees of it: rank or zscore
+    strategy: str = "Open_ES"  # a distribution-based algorithm of evosax
+    std_init: float = 0.1  # spread of the candidates' parameters around their mean
+    std_decay: float = 1.0  # its factor per generation, unless the strategy adapts it
+    es_lr: float = 0.03  # step size of the strategy's Adam, unless the strategy has steps of its own
+    es_lr_decay: float = 1.0  # its factor per generation
+
+    def __post_init__(self):
+        object.__setattr__(self, "env_id", "+".join(map(str, self.env_ids)))
+        check_config(self)
+
+
+PRESETS = {
+    "cpu": {},  # the defaults above
+    # Lu 2023, "Achieving 4000x Speedups and Meta-Evolving Discoveries with PureJaxRL": 512 agents, 1024 generations,
+    # over 1e11 frames in all, which is some 190,000 for an agent; the strategy's settings are those of the preset cpu
+    "purejaxrl": {"population": 512, "generations": 1024, "total_timesteps": 190_976},
+    # Lu et al. 2022 (arXiv:2210.05639): drift network and OpenES; population, generations and agents are not theirs
+    "lpo": {
+        "learn": "policy",
+        "start": "scratch",
+        "loss_hidden_size": 128,
+        "population": 64,
+        "generations": 512,
+        "fitness": "final",
+        "std_init": 0.04,
+        "std_decay": 0.999,
+        "es_lr": 0.01,
+    },
+}
+CHOICES = {
+    "learn": ("value", "policy", "both"),
+    "start": ("handwritten", "scratch"),
+    "fitness": ("mean", "final"),
+    "fitness_shaping": ("rank", "zscore"),
+    "strategy": tuple(distribution_based_algorithms),
+}
+
+
+def agent_config(config, env_id):
+    """The ppo.Config of the agents in one environment."""
+    return ppo.Config(**{f.name: getattr(config, f.name) for f in fields(ppo.Config)} | {"env_id": env_id})
+
+
+def check_config(config):
+    """Raises ValueError, saying what to use instead, for settings that can't evolve. Traced floats pass unchecked."""
+    env_ids = config.env_ids
+    if not isinstance(env_ids, tuple) or not env_ids or len(set(env_ids)) < len(env_ids):
+        raise ValueError(f'env_ids must be different environments, as in ("CartPole-v1",), not {env_ids!r}')
+    for env_id in env_ids:
+        agent_config(config, env_id)
+    for own in fields(Config)[len(fields(ppo.Config)) :]:
+        name, value = own.name, getattr(config, own.name)
+        if name in CHOICES and value not in CHOICES[name]:
+            near = difflib.get_close_matches(str(value), CHOICES[name], n=3, cutoff=0.3) or CHOICES[name]
+            raise ValueError(
+                f"{name} must be one of those that there are, not {value!r}; did you mean: {', '.join(near)}"
+            )
+        if own.type is int and not (isinstance(value, (int, np.integer)) and 1 <= value < 2**31):
+            raise ValueError(
+                f"{name} must be a whole number from 1 to 2**31 - 1, not {value!r} (default {own.default})"
+            )
+        if own.type is float and not isinstance(value, jax.core.Tracer) and not 0 < value <= ppo.LARGEST:
+            raise ValueError(f"{name} must be finite and more than 0, not {value!r} (default {own.default})")
+    if config.population < 2:
+        raise ValueError("population must be at least 2: a strategy compares candidates with one another")
+    try:
+        make_strategy(config, jnp.zeros(3))
+    except AssertionError as error:  # evosax: Open_ES and others draw candidates in pairs
+        raise ValueError(
+            f"population = {config.population} does not suit {config.strategy} ({error}): use {config.population + 1}"
+        ) from error
+    except TypeError as error:  # it needs arguments that others do not have
+        raise ValueError(f"strategy {config.strategy} can't be made here ({error}): use Open_ES") from error
+
+
+# --- Losses -----------------------------------------------------------------------------------------------------------
+class LossSpec(NamedTuple):
+    """What a learned loss's parameters mean; saved beside them."""
+
+    learn: str
+    start: str
+    hidden_size: int
+
+
+def loss_spec(config):
+    return LossSpec(config.learn, config.start, config.loss_hidden_size)
+
+
+class LossNetwork(nn.Module):
+    """(..., F) -> (...), with one hidden layer."""
+
+    spec: LossSpec
+    use_bias: bool
+
+    @nn.compact
+    def __call__(self, features):
+        hidden = nn.tanh(nn.Dense(self.spec.hidden_size, use_bias=self.use_bias)(features))
+        zero = self.spec.start == "handwritten"  # the output is what to change about the hand-written loss
+        last = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+        return nn.Dense(1, use_bias=self.use_bias, kernel_init=last)(hidden).squeeze(-1)
+
+
+def value_features(value, target, old_value):
+    """(B,) each -> (B, 3): the differences, with arcsinh to keep their sign and tame their size."""
+    return jnp.arcsinh(jnp.stack([value - target, value - old_value, target - old_value], axis=-1))
+
+
+def drift_features(ratio, advantage):
+    """(B,) each -> (B, 8), all of them 0 at ratio 1 (Lu et al. 2022, section 4.1)."""
+    log_ratio = jnp.log(jnp.maximum(ratio, SMALLEST_RATIO))
+    terms = jnp.stack([1.0 - ratio, (1.0 - ratio) ** 2, log_ratio, log_ratio**2], axis=-1)
+    return jnp.concatenate([terms, terms * advantage[..., None]], axis=-1)
+
+
+SMALLEST_RATIO = 1e-8  # keeps the logarithm finite
+DEAD_ZONE = 1e-4  # a drift network's output counts from here on, so that there is no drift around ratio 1
+LARGEST_EXPONENT = 3.0  # times the network's output: from scale 0.05 to 20 for an output within 1
+
+
+def learned_value_objective(spec, params):
+    """A value_objective for ppo_loss: the network's output, or its exponential times the hand-written loss."""
+    network = LossNetwork(spec, use_bias=True)
+
+    def value_objective(value, target, old_value, config):
+        output = network.apply(params, value_features(value, target, old_value))
+        if spec.start == "scratch":
+            return output
+        return clipped_squared_error(value, target, old_value, config) * jnp.exp(LARGEST_EXPONENT * output)
+
+    return value_objective
+
+
+def learned_policy_objective(spec, params):
+    """A policy_objective for ppo_loss: -(r A - drift(r, A)), the drift never negative (Lu et al. 2022, eq. 3).
+
+    No biases, and a dead zone: at ratio 1 the drift and its gradient are exactly 0, as mirror learning asks for. From
+    the hand-written loss on, the network's output is added to PPO's drift, relu((r - clip(r, 1 - eps, 1 + eps)) A).
+    """
+    network = LossNetwork(spec, use_bias=False)
+
+    def policy_objective(ratio, advantage, config):
+        output = network.apply(params, drift_features(ratio, advantage))
+        if spec.start == "scratch":
+            drift = nn.relu(output - DEAD_ZONE)
+        else:
+            clipped = jnp.clip(ratio, 1.0 - config.clip_eps, 1.0 + config.clip_eps)
+            change = output - jnp.clip(output, -DEAD_ZONE, DEAD_ZONE)
+            drift = nn.relu(nn.relu((ratio - clipped) * advantage) + change)
+        return drift - ratio * advantage
+
+    return policy_objective
+
+
+def dpo_objective(ratio, advantage, config, alpha=2.0, beta=0.6):
+    """Discovered Policy Optimisation's policy loss per sample, (B,) (Lu et al. 2022, eq. 4)."""
+    up = (ratio - 1.0) * advantage
+    down = jnp.log(jnp.maximum(ratio, SMALLEST_RATIO)) * advantage
+    drift_up = nn.relu(up - alpha * jnp.tanh(up / alpha))
+    drift_down = nn.relu(down - beta * jnp.tanh(down / beta))
+    return jnp.where(advantage >= 0, drift_up, drift_down) - ratio * advantage
+
+
+def init_params(spec, key):
+    """Parameters of the loss networks: the mean that evolution starts from."""
+    params = {}
+    if spec.learn != "policy":
+        params["value"] = LossNetwork(spec, use_bias=True).init(key, jnp.zeros(3))
+    if spec.learn != "value":
+        params["policy"] = LossNetwork(spec, use_bias=False).init(key, jnp.zeros(8))
+    return params
+
+
+def learned_objectives(spec, params):
+    """The objectives to hand to ppo_loss, by argument name."""
+    objectives = {}
+    if "value" in params:
+        objectives["value_objective"] = learned_value_objective(spec, params["value"])
+    if "policy" in params:
+        objectives["policy_objective"] = learned_policy_objective(spec, params["policy"])
+    return objectives
+
+
+LOSSES = {  # (spec, params) -> a loss_fn for ppo.make_train
+    "learned": lambda spec, params: functools.partial(ppo_loss, **learned_objectives(spec, params)),
+    "hand-written": lambda spec, params: ppo_loss,
+    "DPO": lambda spec, params: functools.partial(ppo_loss, policy_objective=dpo_objective),
+}
+# What the hand-written loss is tuned over before a learned one is compared with it
+TUNING = {
+    "value": {"vf_coef": (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)},
+    "policy": {"clip_eps": (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)},
+    "both": {"vf_coef": (0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4), "clip_eps": (0.1, 0.2, 0.3, 0.5, 0.8)},
+}
+
+
+class LearnedLoss(NamedTuple):
+    """What a learned_loss.npz holds."""
+
+    spec: LossSpec
+    learned: Any  # parameters of the loss that evolution found
+    first: Any  # parameters of the loss that evolution began with
+    config: dict  # of the evolution
+
+
+def save_loss(path, config, learned, first):
+    """Writes a learned loss to an .npz file: plain arrays, and the settings as JSON."""
+    arrays = {"/".join(k): np.asarray(v) for k, v in flatten_dict({"learned": learned, "first": first}).items()}
+    settings = {"spec": loss_spec(config)._asdict(), "config": asdict(config)}
+    with open(path, "wb") as file:  # np.savez would change the name of a path without .npz
+        np.savez(file, settings=json.dumps(settings), **arrays)
+
+
+def read_loss(path):
+    """Reads a LearnedLoss from an .npz file, or from the run directory that holds it; raises ValueError if it can't."""
+    path = Path(path) / "learned_loss.npz" if Path(path).is_dir() else Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        settings = json.loads(str(arrays.pop("settings")))
+        spec = LossSpec(**settings["spec"])
+        found = unflatten_dict({tuple(k.split("/")): v for k, v in arrays.items()})
+        expected = jax.eval_shape(functools.partial(init_params, spec), jax.random.key(0))
+        shapes = [jax.tree.map(lambda x: (x.shape, x.dtype.name), tree) for tree in (found, expected)]
+    except FileNotFoundError:
+        raise ValueError(f"there is no learned loss at {path}: give a run directory or its learned_loss.npz") from None
+    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no whole learned loss ({type(error).__name__}): give another file") from error
+    whole = shapes[0] == {"learned": shapes[1], "first": shapes[1]}
+    if not whole or not all(np.isfinite(x).all() for x in arrays.values()):
+        raise ValueError(f"{path} holds arrays that do not belong to a loss of {spec}: give another file")
+    found = jax.tree.map(jnp.asarray, found)
+    return LearnedLoss(spec, found["learned"], found["first"], settings["config"])
+
+
+def load_loss(path):
+    """The loss_fn for ppo.make_train in a run directory or .npz file. Raises ValueError if it is damaged."""
+    found = read_loss(path)
+    return LOSSES["learned"](found.spec, found.learned)
+
+
+# --- Evolution --------------------------------------------------------------------------------------------------------
+class EvolveState(NamedTuple):
+    """Everything that one generation hands to the next; exactly what a checkpoint holds."""
+
+    es_state: Any  # the strategy's own: mean, spread, optimizer
+    first: Any  # parameters of the loss that evolution began with
+    baseline: jax.Array  # (E, BASELINE_SEEDS), returns with the hand-written loss
+    generation: jax.Array  # generations done so far
+    key: jax.Array
+
+
+BASELINE_SEEDS = 64  # enough for a standard error of 2 % on CartPole-v1
+OUTCOMES = ("mean_over_training", "final_return")
+
+
+def make_agent(config, env_id, loss):
+    """Returns agent(params, floats, key) -> outcomes (2,) of one training from scratch with one of LOSSES.
+
+    floats: {field of ppo.Config: value} to change. Outcomes are NaN if a parameter or every return is.
+    """
+    settings = agent_config(config, env_id)
+
+    def agent(params, floats, key):
+        loss_fn = LOSSES[loss](loss_spec(config), params)
+        state, metrics = ppo.make_train(replace(settings, **floats), loss_fn)(key)
+        returns = metrics["episode_return"]  # NaN before the first episode's end
+        finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
+        outcomes = jnp.stack([jnp.nanmean(returns), returns[-max(1, len(returns) // 10) :].mean()])
+        return jnp.where(finite, outcomes, jnp.nan)
+
+    return agent
+
+
+def make_strategy(config, solution):
+    """Returns an evosax strategy over trees like solution, and its params, with settings that move at this scale.
+
+    evosax's defaults (a spread of 1.0, steps of 1e-3) do not learn here. Strategies that weigh candidates by rank have
+    steps of their own; the others get Adam, and the fitness as shape_fitness leaves it.
+    """
+    algorithm = distribution_based_algorithms[config.strategy]
+    accepted = inspect.signature(algorithm.__init__).parameters
+    options = {}
+    if accepted["fitness_shaping_fn"].default is not weights_fitness_shaping_fn:
+        options = {
+            "fitness_shaping_fn": identity_fitness_shaping_fn,
+            "optimizer": optax.adam(optax.exponential_decay(config.es_lr, 1, config.es_lr_decay)),
+            "std_schedule": optax.exponential_decay(config.std_init, 1, config.std_decay),
+        }
+    elif config.fitness_shaping != "rank":
+        raise ValueError(f"fitness_shaping must be rank for {config.strategy}, which weighs candidates by rank itself")
+    strategy = algorithm(config.population, solution, **{k: v for k, v in options.items() if k in accepted})
+    params = strategy.default_params
+    return strategy, params.replace(std_init=config.std_init) if hasattr(params, "std_init") else params
+
+
+def shape_fitness(fitness, how, key):
+    """(P,) fitness, the higher the better, NaN worst of all -> (P,) cost, the lower the better, as evosax wants it.
+
+    rank: evenly spaced in [-0.5, 0.5]; equals are ordered by lot, for SNES and CMA_ES can't weigh shared ranks.
+    zscore: in standard deviations from the mean; those that failed count as the lowest.
+    """
+    failed = ~jnp.isfinite(fitness)
+    if how == "rank":
+        order = jnp.lexsort((jax.random.uniform(key, fitness.shape), jnp.where(failed, jnp.inf, -fitness)))
+        rank = jnp.zeros_like(fitness).at[order].set(jnp.arange(len(fitness)))
+        return rank / (len(fitness) - 1) - 0.5
+    lowest = jnp.min(fitness, initial=jnp.inf, where=~failed)
+    return -jax.nn.standardize(jnp.where(failed, lowest, fitness), epsilon=1e-8)
+
+
+def relative_return(returns, baseline):
+    """Returns (..., E) on a scale on which the hand-written loss is at 1 in every environment, and higher is better.
+
+    baseline: (E, seeds). The unit is the size of its mean, or its spread where the mean is nearly 0.
+    """
+    mean = baseline.mean(axis=1)
+    return 1.0 + (returns - mean) / jnp.maximum(jnp.abs(mean), baseline.std(axis=1))
+
+
+def make_evolve(config, spread=jax.vmap):
+    """Returns evolve(key, state=None, num_generations=all) -> (state, metrics): pure, made for jit.
+
+    metrics: a dict of scalars per generation. From a given state evolution goes on and key is not used.
+    spread(function) maps a function over the leading axis of its arguments, as vmap does; another one can use more
+    devices, or less memory.
+    """
+    strategy, strategy_params = make_strategy(config, init_params(loss_spec(config), jax.random.key(0)))
+    outcome = {"mean": 0, "final": 1}[config.fitness]
+
+    def train_agents(loss, params, keys):
+        """params: a tree with leading axis M, keys: (M,) -> returns (M, E)."""
+        agents = [make_agent(config, env_id, loss) for env_id in config.env_ids]
+        return jnp.stack([spread(agent)(params, {}, keys)[:, outcome] for agent in agents], axis=1)
+
+    def init(key):
+        key, params_key, strategy_key, baseline_key = jax.random.split(key, 4)
+        first = init_params(loss_spec(config), params_key)
+        return EvolveState(
+            es_state=strategy.init(strategy_key, first, strategy_params),
+            first=first,
+            baseline=train_agents("hand-written", {}, jax.random.split(baseline_key, BASELINE_SEEDS)).T,
+            generation=jnp.int32(0),
+            key=key,
+        )
+
+    def generation(state, _):
+        key, ask_key, train_key, tie_key, tell_key = jax.random.split(state.key, 5)
+        candidates, es_state = strategy.ask(ask_key, state.es_state, strategy_params)
+
+        # Every candidate meets the same K agents: what differs between their returns is the loss
+        count = config.seeds_per_candidate
+        params = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), candidates)  # (P, ...) -> (P * K, ...)
+        keys = jax.random.split(train_key, count)[jnp.arange(config.population * count) % count]
+        returns = train_agents("learned", params, keys).reshape(config.population, count, -1).mean(axis=1)  # (P, E)
+        several = len(config.env_ids) > 1
+        fitness = (relative_return(returns, state.baseline) if several else returns).mean(axis=1)
+
+        cost = shape_fitness(fitness, config.fitness_shaping, tie_key)
+        moved, _ = strategy.tell(tell_key, candidates, cost, es_state, strategy_params)
+        failed = ~jnp.isfinite(fitness)
+        es_state = jax.tree.map(lambda new, old: jnp.where(failed.all(), old, new), moved, es_state)
+        metrics = {
+            "fitness_mean": jnp.mean(fitness, where=~failed),
+            "fitness_std": jnp.std(fitness, where=~failed),
+            "fitness_best": jnp.max(fitness, initial=-jnp.inf, where=~failed),
+            "nan_candidates": failed.sum(),
+        }
+        if several:
+            each = jnp.mean(returns, axis=0, where=~failed[:, None])
+            metrics |= {f"return_{env_id}": each[i] for i, env_id in enumerate(config.env_ids)}
+        return state._replace(es_state=es_state, generation=state.generation + 1, key=key), metrics
+
+    def evolve(key, state=None, num_generations=config.generations):
+        state = init(key) if state is None else state
+        return jax.lax.scan(generation, state, None, length=num_generations)
+
+    return evolve
+
+
+def mean_params(config, state):
+    """The mean of the strategy's distribution: what evolution has found. Its luckiest candidate says less."""
+    return make_strategy(config, state.first)[0].get_mean(state.es_state)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from runner.evolve import main
+
+    main(sys.modules[__name__])
