@@ -78,12 +78,15 @@ PRESETS = {
         "es_lr": 0.01,
     },
 }
+# These need arguments of their own, or do not climb even a parabola with the settings below (measured)
+LEFT_OUT = {"CMAAnchoredLES", "GradientlessDescent", "HillClimbing", "LM_MA_ES", "Rm_ES"}
+LEFT_OUT |= {"RandomSearch", "SV_CMA_ES", "SV_Open_ES"}
 CHOICES = {
     "learn": ("value", "policy", "both"),
     "start": ("handwritten", "scratch"),
     "fitness": ("mean", "final"),
     "fitness_shaping": ("rank", "zscore"),
-    "strategy": tuple(distribution_based_algorithms),
+    "strategy": tuple(name for name in distribution_based_algorithms if name not in LEFT_OUT),
 }
 
 
@@ -102,10 +105,9 @@ def check_config(config):
     for own in fields(Config)[len(fields(ppo.Config)) :]:
         name, value = own.name, getattr(config, own.name)
         if name in CHOICES and value not in CHOICES[name]:
-            near = difflib.get_close_matches(str(value), CHOICES[name], n=3, cutoff=0.3) or CHOICES[name]
-            raise ValueError(
-                f"{name} must be one of those that there are, not {value!r}; did you mean: {', '.join(near)}"
-            )
+            near = difflib.get_close_matches(str(value), CHOICES[name], n=1, cutoff=0.3)
+            instead = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}{instead}")
         if own.type is int and not (isinstance(value, (int, np.integer)) and 1 <= value < 2**31):
             raise ValueError(
                 f"{name} must be a whole number from 1 to 2**31 - 1, not {value!r} (default {own.default})"
@@ -120,8 +122,6 @@ def check_config(config):
         raise ValueError(
             f"population = {config.population} does not suit {config.strategy} ({error}): use {config.population + 1}"
         ) from error
-    except TypeError as error:  # it needs arguments that others do not have
-        raise ValueError(f"strategy {config.strategy} can't be made here ({error}): use Open_ES") from error
 
 
 # --- Losses -----------------------------------------------------------------------------------------------------------

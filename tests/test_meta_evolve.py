@@ -1,0 +1,480 @@
+"""Evolved losses: their mathematics, the strategies on a known hill, the loop's contract, files, and whole runs."""
+
+import json
+import math
+import signal
+import zipfile
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from test_cli import ROOT, damage_newest, python, sha256, start, wait_for_rows
+
+import meta_evolve_loss as meta
+import ppo
+from runner import compare, evolve
+from runner.devices import make_mesh, spread_over
+from runner.stats import probability_of_improvement
+
+TINY = meta.Config(total_timesteps=512, num_steps=32, hidden_size=8, population=4, generations=4, loss_hidden_size=4)
+AGENT = ppo.Config()
+
+
+def random_params(learn, start, key=0):
+    """Parameters far from those that evolution begins with."""
+    params = meta.init_params(meta.LossSpec(learn, start, 16), jax.random.key(key))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(key + 1), len(leaves))
+    return tree.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+
+
+# --- Losses -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("start", meta.CHOICES["start"])
+@pytest.mark.parametrize("key", range(5))
+def test_the_drift_is_never_negative_and_nothing_at_ratio_1(start, key):
+    spec = meta.LossSpec("policy", start, 16)
+    objective = meta.learned_policy_objective(spec, random_params("policy", start, key)["policy"])
+    advantage = jnp.linspace(-3.0, 3.0, 13)
+    at_1, slope = jax.vmap(jax.value_and_grad(lambda r, a: objective(r, a, AGENT)), (None, 0))(1.0, advantage)
+    assert (at_1 == -advantage).all() and (slope == -advantage).all()
+    ratio, advantage = jnp.meshgrid(jnp.linspace(0.0, 5.0, 101), advantage)
+    drift = objective(ratio, advantage, AGENT) + ratio * advantage
+    assert (drift >= -1e-5).all() and drift.max() > 0.1
+
+
+def test_evolution_from_the_hand_written_loss_begins_with_exactly_that_loss():
+    params = meta.init_params(meta.LossSpec("both", "handwritten", 16), jax.random.key(3))
+    learned = meta.learned_objectives(meta.LossSpec("both", "handwritten", 16), params)
+    x, y, z = jax.random.normal(jax.random.key(0), (3, 1000)) * jnp.array([[1.0], [3.0], [1.0]])
+    for name, arguments, written in (
+        ("value_objective", (x, y, z), ppo.clipped_squared_error),
+        ("policy_objective", (jnp.exp(x), y), ppo.clipped_surrogate),
+    ):
+        for function in (lambda f, *a: f(*a, AGENT), lambda f, *a: jax.grad(lambda v: f(v, *a[1:], AGENT).sum())(a[0])):
+            np.testing.assert_allclose(
+                function(learned[name], *arguments), function(written, *arguments), rtol=1e-5, atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("learn", meta.CHOICES["learn"])
+@pytest.mark.parametrize("start", meta.CHOICES["start"])
+def test_what_is_learned_and_only_that_changes_the_loss(learn, start):
+    objectives = meta.learned_objectives(meta.LossSpec(learn, start, 16), random_params(learn, start))
+    names = {"value": ["value_objective"], "policy": ["policy_objective"]}
+    assert list(objectives) == names.get(learn, ["value_objective", "policy_objective"])
+    x = jnp.linspace(0.5, 2.0, 5)
+    if learn != "policy":
+        assert (
+            objectives["value_objective"](x, 0.0 * x, x, AGENT) != ppo.clipped_squared_error(x, 0.0, x, AGENT)
+        ).all()
+
+
+def test_dpo_is_its_closed_form():
+    """For A >= 0 relu((r - 1) A - 2 tanh((r - 1) A / 2)), otherwise relu(log r A - 0.6 tanh(log r A / 0.6))."""
+    for ratio in (0.3, 0.9, 1.0, 1.2, 3.0):
+        for advantage in (-2.0, -0.1, 0.0, 0.5, 4.0):
+            up, down = (ratio - 1) * advantage, math.log(ratio) * advantage
+            drift = up - 2 * math.tanh(up / 2) if advantage >= 0 else down - 0.6 * math.tanh(down / 0.6)
+            expected = max(0.0, drift) - ratio * advantage
+            assert meta.dpo_objective(jnp.float32(ratio), jnp.float32(advantage), AGENT) == pytest.approx(
+                expected, abs=1e-5
+            )
+    assert meta.dpo_objective(jnp.float32(3.0), jnp.float32(1.0), AGENT) == pytest.approx(-2.5231884, abs=1e-6)
+    assert jnp.isfinite(jax.grad(lambda r: meta.dpo_objective(r, 1.0, AGENT))(jnp.float32(0.0)))
+
+
+# --- Fitness ----------------------------------------------------------------------------------------------------------
+def test_ranks_are_even_with_nan_last_and_equals_by_lot():
+    fitness = jnp.array([3.0, jnp.nan, 7.0, -jnp.inf, 5.0])
+    cost = meta.shape_fitness(fitness, "rank", jax.random.key(0))
+    assert (
+        cost[2] == -0.5
+        and cost[4] == -0.25
+        and cost[0] == 0.0
+        and sorted(cost[jnp.array([1, 3])].tolist()) == [0.25, 0.5]
+    )
+    costs = [meta.shape_fitness(jnp.zeros(6), "rank", jax.random.key(i)) for i in range(400)]
+    assert all(len(set(cost.tolist())) == 6 for cost in costs)
+    assert np.abs(np.mean(costs, axis=0)).max() < 4 * 0.35 / 20  # no candidate is favoured: 4 standard errors
+
+
+def test_zscores_are_in_standard_deviations_with_nan_as_the_lowest():
+    cost = meta.shape_fitness(jnp.array([1.0, 2.0, jnp.nan, 6.0]), "zscore", jax.random.key(0))
+    values = np.array([1.0, 2.0, 1.0, 6.0])
+    np.testing.assert_allclose(cost, -(values - values.mean()) / values.std(), rtol=1e-5)
+
+
+def test_relative_returns_put_the_baseline_at_1_also_where_returns_are_negative():
+    baseline = jnp.array([[90.0, 110.0], [-500.0, -300.0], [-1.0, 1.0]])
+    np.testing.assert_allclose(meta.relative_return(baseline.mean(axis=1), baseline), 1.0)
+    np.testing.assert_allclose(meta.relative_return(jnp.array([200.0, -200.0, 0.5]), baseline), [2.0, 1.5, 1.5])
+
+
+@pytest.mark.parametrize("name", meta.CHOICES["strategy"])
+def test_a_strategy_climbs_a_known_hill(name):
+    """From 0 to (1, ..., 1), 3.2 away: the mean must come three times nearer, ties and failures on the way included."""
+    config = replace(TINY, strategy=name, population=32)
+    strategy, params = meta.make_strategy(config, jnp.zeros(10))
+
+    def generation(state, key):
+        ask_key, tie_key, tell_key = jax.random.split(key, 3)
+        candidates, state = strategy.ask(ask_key, state, params)
+        fitness = jnp.round(-jnp.sum((candidates - 1.0) ** 2, axis=1), 2)
+        fitness = fitness.at[0].set(jnp.nan)
+        return strategy.tell(tell_key, candidates, meta.shape_fitness(fitness, "rank", tie_key), state, params)[0], None
+
+    start = strategy.init(jax.random.key(0), jnp.zeros(10), params)
+    state = jax.jit(lambda s: jax.lax.scan(generation, s, jax.random.split(jax.random.key(1), 200))[0])(start)
+    assert jnp.linalg.norm(strategy.get_mean(state) - 1.0) < math.sqrt(10) / 3
+
+
+@pytest.mark.parametrize("name", ["SNES", "CMA_ES", "Sep_CMA_ES"])
+def test_equal_fitness_everywhere_moves_nothing_on_average(name):
+    """evosax alone lets the mean drift and the spread collapse when many candidates tie, as on CartPole at 500."""
+    strategy, params = meta.make_strategy(replace(TINY, strategy=name, population=32), jnp.zeros(10))
+
+    def generation(state, key):
+        ask_key, tie_key, tell_key = jax.random.split(key, 3)
+        candidates, state = strategy.ask(ask_key, state, params)
+        cost = meta.shape_fitness(jnp.zeros(32), "rank", tie_key)
+        return strategy.tell(tell_key, candidates, cost, state, params)[0], None
+
+    start = strategy.init(jax.random.key(0), jnp.zeros(10), params)
+    state = jax.jit(lambda s: jax.lax.scan(generation, s, jax.random.split(jax.random.key(1), 20))[0])(start)
+    spread = jnp.std(strategy.ask(jax.random.key(2), state, params)[0])
+    assert jnp.abs(strategy.get_mean(state)).max() < 0.5 and 0.03 < spread < 0.3
+
+
+# --- The loop ---------------------------------------------------------------------------------------------------------
+class Trained(NamedTuple):
+    params: jax.Array
+
+
+def stub_train(agent, loss_fn):
+    """In place of PPO: an agent whose return says how near the value loss's slope at an error of 1 is to 5."""
+    objective = loss_fn.keywords["value_objective"] if loss_fn is not ppo.ppo_loss else ppo.clipped_squared_error
+
+    def train(key):
+        slope = jax.grad(lambda value: objective(value, 0.0, 1.0, agent))(1.0)
+        returns = jnp.full(10, -jnp.abs(slope - 5.0)).at[0].set(jnp.nan)  # no episode ended in the first update
+        return Trained(slope), {"episode_return": returns}
+
+    return train
+
+
+def lottery(agent, loss_fn):
+    """In place of PPO: an agent whose return is its key's luck alone."""
+    return lambda key: (Trained(jnp.zeros(2)), {"episode_return": jnp.full(3, jax.random.normal(key))})
+
+
+def test_a_generation_is_pure_and_its_keys_are_new_each_time(monkeypatch):
+    monkeypatch.setattr(ppo, "make_train", lottery)
+    run = meta.make_evolve(replace(TINY, seeds_per_candidate=2))
+    state, metrics = jax.jit(run)(jax.random.key(0))
+    again, same = jax.jit(run)(jax.random.key(0))
+    assert jax.tree.all(jax.tree.map(lambda x, y: (raw(x) == raw(y)).all(), (state, metrics), (again, same)))
+    half = jax.jit(lambda key: run(key, num_generations=2)[0])(jax.random.key(0))
+    rest = jax.jit(lambda state: run(None, state=state, num_generations=2))(half)[0]
+    assert jax.tree.all(jax.tree.map(lambda x, y: (raw(x) == raw(y)).all(), state, rest))
+    other = jax.jit(run)(jax.random.key(1))[0]
+    assert not jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), state.es_state.mean, other.es_state.mean))
+    assert state.generation == 4 and len(set(metrics["fitness_mean"].tolist())) == 4
+    assert (metrics["fitness_std"] < 1e-6).all()  # within a generation, all candidates meet the same agents
+    assert len(set(state.baseline.reshape(-1).tolist())) == meta.BASELINE_SEEDS
+
+
+def raw(x):
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.nan_to_num(x)
+
+
+@pytest.mark.parametrize("at_once", [0, 2])
+def test_members_on_two_devices_and_in_batches_give_what_vmap_gives(at_once, monkeypatch):
+    monkeypatch.setattr(ppo, "make_train", stub_train)
+    config = replace(TINY, population=6, seeds_per_candidate=3)
+    expected = jax.jit(meta.make_evolve(config))(jax.random.key(0))[1]
+    found = jax.jit(meta.make_evolve(config, spread_over(make_mesh(4), at_once)))(jax.random.key(0))[1]
+    np.testing.assert_allclose(found["fitness_mean"], expected["fitness_mean"], rtol=1e-4)
+
+
+def test_spread_pads_and_batches():
+    for count, at_once in ((1, 0), (5, 0), (5, 2), (7, 3), (8, 1)):
+        triple = jax.jit(spread_over(make_mesh(2), at_once)(lambda x, y: x["a"] * y))
+        assert triple({"a": jnp.arange(count)}, jnp.full(count, 3.0)).tolist() == [3.0 * i for i in range(count)]
+
+
+UPHILL = {
+    "default": {},
+    "SNES": {"strategy": "SNES", "start": "scratch", "fitness": "final"},
+    "zscore": {"fitness_shaping": "zscore", "std_decay": 0.99, "es_lr_decay": 0.99},
+    "two environments": {"env_ids": ("CartPole-v1", "Acrobot-v1"), "seeds_per_candidate": 2},
+}
+
+
+@pytest.mark.parametrize("name", UPHILL)
+def test_evolution_goes_uphill(name, monkeypatch):
+    monkeypatch.setattr(ppo, "make_train", stub_train)
+    config = replace(TINY, population=16, generations=60, **UPHILL[name])
+    state, metrics = jax.jit(meta.make_evolve(config))(jax.random.key(0))
+    fitness = metrics["fitness_mean"]
+    assert fitness[-5:].mean() - fitness[:2].mean() > (0.1 if len(config.env_ids) > 1 else 1.0)
+    agent = meta.make_agent(config, "CartPole-v1", "learned")
+    first, last = (agent(params, {}, None)[0] for params in (state.first, meta.mean_params(config, state)))
+    assert last > first + 0.5
+
+
+def test_candidates_that_fail_are_counted_and_harm_nothing(monkeypatch):
+    def fail(agent, loss_fn):
+        def train(key):
+            trained, metrics = stub_train(agent, loss_fn)(key)
+            return Trained(jnp.where(trained.params > limit, jnp.nan, trained.params)), metrics
+
+        return train
+
+    monkeypatch.setattr(ppo, "make_train", fail)
+    for limit, failing in ((1.0, range(1, 16)), (-1e9, [16])):  # noqa: B007 - fail reads it
+        config = replace(TINY, population=16, generations=1)
+        run = jax.jit(meta.make_evolve(config))
+        state, metrics = run(jax.random.key(0))
+        assert int(metrics["nan_candidates"][0]) in failing
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(meta.mean_params(config, state)))
+        moved = [
+            (x != y).any()
+            for x, y in zip(*map(jax.tree.leaves, (state.first, meta.mean_params(config, state))), strict=True)
+        ]
+        assert any(moved) == (len(failing) > 1)  # where all fail, nothing is known: the distribution stays
+
+
+def test_outcomes_are_the_mean_over_known_returns_and_the_last_tenth(monkeypatch):
+    def known(agent, loss_fn):
+        return lambda key: (
+            Trained(jnp.zeros(2)),
+            {"episode_return": jnp.array([jnp.nan] * 10 + [2.0] * 8 + [4.0, 8.0])},
+        )
+
+    monkeypatch.setattr(ppo, "make_train", known)
+    assert meta.make_agent(TINY, "CartPole-v1", "DPO")({}, {}, None).tolist() == pytest.approx([2.8, 6.0])
+
+
+# --- Config -----------------------------------------------------------------------------------------------------------
+BAD = [
+    ("--population 7", ["population = 7 does not suit Open_ES", "use 8"]),
+    ("--population 1 --strategy SNES", ["population must be at least 2"]),
+    ("--population 0", ["population must be a whole number from 1"]),
+    ("--strategy OpenES", ["'OpenES'", "Open_ES"]),
+    ("--strategy Adam", ["strategy must be one of"]),
+    ("--strategy SV_CMA_ES", ["did you mean Sep_CMA_ES?"]),
+    ("--strategy SNES --fitness-shaping zscore", ["fitness_shaping must be rank for SNES"]),
+    ("--learn critic", ["learn must be one of value, policy, both, not 'critic'"]),
+    ("--start scrach", ["'scrach'; did you mean scratch?"]),
+    ("--fitness best", ["'best'"]),
+    ("--std-init 0", ["std_init must be finite and more than 0"]),
+    ("--es-lr nan", ["es_lr must be finite"]),
+    ("--generations 0", ["generations must be a whole number from 1"]),
+    ("--env-ids CartPole", ["'CartPole' is not a gymnax environment", "CartPole-v1"]),
+    ("--env-ids CartPole-v1 CartPole-v1", ["must be different environments"]),
+    ("--env-ids CartPole-v1 Acrobot-v1 --env-params gravity=5", ["Acrobot-v1 has no parameter 'gravity'"]),
+    ("--total-timesteps 100", ["at least 512"]),
+    ("--lr -1", ["lr must be finite"]),
+    ("--preset gpu", ["--preset must be one of cpu, purejaxrl, lpo, not 'gpu'"]),
+    ("--preset", ["--preset"]),
+    ("--held-out Acrobat-v1", ["--held-out", "Acrobot-v1"]),
+    ("--eval-seeds 1", ["eval_seeds must be 0 or at least 2"]),
+    ("--popluation 4", ["did you mean --population?"]),
+    ("--resume nowhere", ["no run directory"]),
+    ("--run-dir .", ["exists already"]),
+    ("evaluate", ["needs --loss"]),
+    ("evaluate --loss nowhere", ["no learned loss at nowhere"]),
+    ("evaluate --loss .", ["no learned loss at"]),
+    ("evaluate --loss whole.npz --env-ids Acrobat-v1", ["--env-ids", "Acrobot-v1"]),
+    ("evaluate --loss whole.npz --num-seeds 1", ["num_seeds must be a whole number of at least 2"]),
+    ("evaluate --loss whole.npz --total-timesteps 5", ["at least 128"]),
+    ("evaluate --loss cut.npz", ["cut.npz is no whole learned loss"]),
+    ("evaluate --loss text.npz", ["text.npz is no whole learned loss"]),
+    ("evaluate --loss pickled.npz", ["pickled.npz is no whole learned loss"]),
+    ("evaluate --loss foreign.npz", ["foreign.npz is no whole learned loss"]),
+    ("evaluate --loss shapes.npz", ["do not belong to a loss of"]),
+    ("evaluate --loss nan.npz", ["do not belong to a loss of"]),
+]  # fmt: skip
+
+
+def main_in_process(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        evolve.main(meta, list(arguments))
+    return stop.value.code
+
+
+def save(path, config=TINY, key=0):
+    learned, first = (meta.init_params(meta.loss_spec(config), jax.random.key(key + i)) for i in range(2))
+    meta.save_loss(path, config, learned, first)
+    return learned, first
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Learned losses, one whole and others not."""
+    folder = tmp_path_factory.mktemp("files")
+    save(folder / "whole.npz")
+    whole = (folder / "whole.npz").read_bytes()
+    (folder / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.npz").write_text("not a loss")
+    np.savez(folder / "pickled.npz", settings=np.array({"a": 1}, dtype=object))
+    np.savez(folder / "foreign.npz", x=np.ones(3))
+    arrays = dict(np.load(folder / "whole.npz"))
+    name = "learned/value/params/Dense_0/kernel"
+    np.savez(folder / "shapes.npz", **arrays | {name: arrays[name][:2]})
+    np.savez(folder / "nan.npz", **arrays | {name: arrays[name] * np.nan})
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "expected"), BAD, ids=[row[0] for row in BAD])
+def test_bad_input_gets_one_line_and_exit_code_2(arguments, expected, files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    before = sorted(files.iterdir())
+    assert main_in_process(*arguments.split()) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "Traceback" not in printed and all(text in printed for text in expected), (
+        printed
+    )
+    assert sorted(files.iterdir()) == before
+
+
+def test_python_gets_the_same_words():
+    with pytest.raises(ValueError, match="population = 7 does not suit Open_ES"):
+        meta.Config(population=7)
+    with pytest.raises(ValueError, match="no learned loss at nowhere"):
+        meta.load_loss("nowhere")
+
+
+def test_presets_are_valid_and_what_their_sources_say():
+    found = {name: meta.Config(**changes) for name, changes in meta.PRESETS.items()}
+    agent = meta.agent_config(found["purejaxrl"], "CartPole-v1")
+    assert (found["purejaxrl"].population, found["purejaxrl"].generations) == (512, 1024)
+    assert 1.0e11 <= agent.num_updates * agent.steps_per_update * 512 * 1024 < 1.01e11
+    assert found["cpu"] == meta.Config()
+    assert (found["lpo"].std_init, found["lpo"].std_decay, found["lpo"].es_lr) == (0.04, 0.999, 0.01)
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("learn", meta.CHOICES["learn"])
+def test_a_loss_is_read_as_it_was_written_and_trains(learn, tmp_path):
+    config = replace(TINY, learn=learn, start="scratch", env_ids=("Pendulum-v1",))
+    learned, first = save(tmp_path / "learned_loss.npz", config)
+    found = meta.read_loss(tmp_path)  # by its folder
+    assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), (found.learned, found.first), (learned, first)))
+    with zipfile.ZipFile(tmp_path / "learned_loss.npz") as archive:
+        assert all(name.endswith(".npy") for name in archive.namelist())
+    with np.load(tmp_path / "learned_loss.npz", allow_pickle=False) as file:  # nothing in it is pickled
+        assert {x.dtype.kind for x in file.values()} == {"f", "U"}
+    if learn == "both":  # a continuous environment serves a learned drift like any other
+        agent = meta.agent_config(config, "Pendulum-v1")
+        state, metrics = jax.jit(ppo.make_train(agent, meta.load_loss(tmp_path)))(jax.random.key(0))
+        assert (
+            all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
+            and np.isfinite(metrics["value_loss"]).all()
+        )
+
+
+# --- Statistics -------------------------------------------------------------------------------------------------------
+def test_probability_of_improvement_against_all_pairs():
+    x, y = np.array([1.0, 2.0, 5.0, np.nan]), np.array([2.0, 0.0, 3.0])
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in x[:3] for b in y]
+    found = probability_of_improvement(x, y)
+    assert found["p"] == pytest.approx(np.mean(pairs)) and found["low"] <= found["p"] <= found["high"]
+    assert probability_of_improvement(x + 10, y) == {"p": 1.0, "low": 1.0, "high": 1.0}
+    assert math.isnan(probability_of_improvement(x, [1.0])["p"])
+
+
+def test_the_tuned_point_is_the_best_mean_among_those_that_fail_least():
+    tuning = pd.DataFrame(
+        {"vf_coef": [1.0, 1.0, 2.0, 2.0, 3.0, 3.0], "final_return": [5.0, 7.0, 6.5, 6.5, 99.0, np.nan]}
+    )
+    points = [{"vf_coef": v} for v in (1.0, 2.0, 3.0)]
+    assert compare.best_point(tuning, points, "final_return") == {"vf_coef": 2.0}
+
+
+def test_a_loss_is_better_only_where_intervals_lie_apart():
+    assert compare.verdict({"low": 3.0, "high": 4.0}, {"low": 1.0, "high": 2.0}) == "better"
+    assert compare.verdict({"low": 1.0, "high": 2.0}, {"low": 3.0, "high": 4.0}) == "worse"
+    assert compare.verdict({"low": 1.0, "high": 3.0}, {"low": 2.0, "high": 4.0}) == "not better"
+
+
+# --- Whole runs -------------------------------------------------------------------------------------------------------
+RUN = [
+    "--total-timesteps", "4096", "--hidden-size", "8", "--population", "4", "--loss-hidden-size", "4",
+    "--learn", "both", "--env-ids", "CartPole-v1", "Catch-bsuite", "--generations", "60", "--eval-seeds", "0",
+]  # fmt: skip
+
+
+def digest(run):
+    return json.loads((run / "checkpoints/60/notes/metadata").read_text())["digest"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, environment):
+    cwd = tmp_path_factory.mktemp("whole")
+    found = python(ROOT / "meta_evolve_loss.py", *RUN, "--run-dir", "run", env=environment, cwd=cwd)
+    assert found.returncode == 0, found.stderr
+    assert "hand-written loss: fitness 1 over 64 agents" in found.stdout and "frames/s" in found.stdout
+    return cwd / "run"
+
+
+def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_path):
+    """kill -9, the newest checkpoint damaged, then Ctrl-C."""
+    run = tmp_path / "run"
+    process = start(*RUN, "--run-dir", run, script="meta_evolve_loss.py", env=environment, cwd=tmp_path)
+    wait_for_rows(run, process, 3)
+    process.kill()
+    process.wait()
+    newest = damage_newest(run / "checkpoints")
+    process = start("--resume", run, script="meta_evolve_loss.py", env=environment, cwd=tmp_path)
+    wait_for_rows(run, process, 2)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=120)[0]
+    if process.returncode == 130:  # else it was done before
+        assert f"go on with: python meta_evolve_loss.py --resume {run}" in printed and "Traceback" not in printed
+    found = python(ROOT / "meta_evolve_loss.py", "--resume", run, env=environment, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert f"checkpoint {newest} is damaged" in printed
+    assert sha256(run / "metrics.csv") == sha256(whole / "metrics.csv") and digest(run) == digest(whole)
+    assert len(pd.read_csv(run / "metrics.csv")) == 60
+    for name in ("fitness.png", "value_loss.png", "drift.png"):
+        assert (run / name).stat().st_size > 10_000
+
+
+def test_resuming_refuses_other_settings(whole, capsys):
+    assert main_in_process("--resume", str(whole), "--population", "8") == 2
+    assert "goes on with population = 4, not 8" in capsys.readouterr().err
+    assert main_in_process("--resume", str(whole), "--preset", "lpo") == 2
+    assert "goes on with preset = cpu, not lpo" in capsys.readouterr().err
+
+
+def test_evaluate_compares_five_losses_on_the_same_fresh_seeds(whole, environment, tmp_path):
+    flags = ["--env-ids", "Catch-bsuite", "--num-seeds", "4", "--tune-seeds", "1", "--total-timesteps", "1024"]
+    command = [ROOT / "meta_evolve_loss.py", "evaluate", "--loss", whole, *flags, "--run-dir", tmp_path / "out"]
+    found = python(*command, env=environment, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    table = pd.read_csv(tmp_path / "out/evaluation.csv")
+    assert list(table) == ["env_id", "loss", "seed", "mean_over_training", "final_return"] and len(table) == 20
+    assert [set(rows["seed"]) for _, rows in table.groupby("loss")] == [{10000, 10001, 10002, 10003}] * 5
+    summary = json.loads((tmp_path / "out/summary.json").read_text())["environments"]["Catch-bsuite"]
+    assert set(summary["losses"]) == set(table["loss"]) and set(summary["tuned"]) == {"vf_coef", "clip_eps"}
+    learned = table[table["loss"] == "learned"]["mean_over_training"]
+    assert summary["losses"]["learned"]["mean_over_training"]["mean"] == pytest.approx(learned.mean())
+    tuning = pd.read_csv(tmp_path / "out/tuning.csv")
+    assert not set(tuning["seed"]) & set(table["seed"]) and len(tuning) == 30
+    # An agent alone gives what it gave in the comparison
+    config = meta.agent_config(replace(read_config(whole), total_timesteps=1024), "Catch-bsuite")
+    for loss, loss_fn in (("learned", meta.load_loss(whole)), ("hand-written", ppo.ppo_loss)):
+        returns = jax.jit(ppo.make_train(config, loss_fn))(jax.random.key(10001))[1]["episode_return"]
+        row = table[(table["loss"] == loss) & (table["seed"] == 10001)]
+        assert float(row["mean_over_training"].iloc[0]) == pytest.approx(float(jnp.nanmean(returns)), abs=0.15)
+
+
+def read_config(run):
+    from runner.cli import from_json
+
+    return from_json(meta.Config, json.loads((run / "config.json").read_text())["config"])
