@@ -15,10 +15,10 @@ import difflib
 import functools
 import inspect
 import json
-import zipfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import flax.linen as nn
 import jax
@@ -56,8 +56,8 @@ class Config(ppo.Config):
     es_lr_decay: float = 1.0  # its factor per generation
 
     def __post_init__(self):
-        object.__setattr__(self, "env_id", "+".join(map(str, self.env_ids)))
         check_config(self)
+        object.__setattr__(self, "env_id", "+".join(self.env_ids))
 
 
 PRESETS = {
@@ -78,9 +78,11 @@ PRESETS = {
         "es_lr": 0.01,
     },
 }
-# These need arguments of their own, or do not climb even a parabola with the settings below (measured)
+# The first do not climb even a parabola with the settings below (measured), the second compare fitness of different
+# generations, where ranks say nothing, the last need arguments of their own or other counts of candidates
 LEFT_OUT = {"CMAAnchoredLES", "GradientlessDescent", "HillClimbing", "LM_MA_ES", "Rm_ES"}
-LEFT_OUT |= {"RandomSearch", "SV_CMA_ES", "SV_Open_ES"}
+LEFT_OUT |= {"SimulatedAnnealing", "iAMaLGaM_Full", "iAMaLGaM_Univariate"}
+LEFT_OUT |= {"ESMC", "RandomSearch", "SV_CMA_ES", "SV_Open_ES"}
 CHOICES = {
     "learn": ("value", "policy", "both"),
     "start": ("handwritten", "scratch"),
@@ -137,6 +139,11 @@ def loss_spec(config):
     return LossSpec(config.learn, config.start, config.loss_hidden_size)
 
 
+SMALLEST_RATIO, LARGEST_RATIO = 1e-8, 1e8  # keep the logarithm and the square finite
+DEAD_ZONE = 1e-4  # a drift network's output counts from here on, so that there is no drift around ratio 1
+EXPONENT = 3.0  # times the network's output: from scale 0.05 to 20 for an output within 1
+
+
 class LossNetwork(nn.Module):
     """(..., F) -> (...), with one hidden layer."""
 
@@ -158,14 +165,10 @@ def value_features(value, target, old_value):
 
 def drift_features(ratio, advantage):
     """(B,) each -> (B, 8), all of them 0 at ratio 1 (Lu et al. 2022, section 4.1)."""
-    log_ratio = jnp.log(jnp.maximum(ratio, SMALLEST_RATIO))
+    ratio = jnp.clip(ratio, SMALLEST_RATIO, LARGEST_RATIO)
+    log_ratio = jnp.log(ratio)
     terms = jnp.stack([1.0 - ratio, (1.0 - ratio) ** 2, log_ratio, log_ratio**2], axis=-1)
     return jnp.concatenate([terms, terms * advantage[..., None]], axis=-1)
-
-
-SMALLEST_RATIO = 1e-8  # keeps the logarithm finite
-DEAD_ZONE = 1e-4  # a drift network's output counts from here on, so that there is no drift around ratio 1
-LARGEST_EXPONENT = 3.0  # times the network's output: from scale 0.05 to 20 for an output within 1
 
 
 def learned_value_objective(spec, params):
@@ -176,7 +179,7 @@ def learned_value_objective(spec, params):
         output = network.apply(params, value_features(value, target, old_value))
         if spec.start == "scratch":
             return output
-        return clipped_squared_error(value, target, old_value, config) * jnp.exp(LARGEST_EXPONENT * output)
+        return clipped_squared_error(value, target, old_value, config) * jnp.exp(EXPONENT * output)
 
     return value_objective
 
@@ -256,7 +259,7 @@ class LearnedLoss(NamedTuple):
 def save_loss(path, config, learned, first):
     """Writes a learned loss to an .npz file: plain arrays, and the settings as JSON."""
     arrays = {"/".join(k): np.asarray(v) for k, v in flatten_dict({"learned": learned, "first": first}).items()}
-    settings = {"spec": loss_spec(config)._asdict(), "config": asdict(config)}
+    settings = {"config": asdict(config), "spec": loss_spec(config)._asdict()}
     with open(path, "wb") as file:  # np.savez would change the name of a path without .npz
         np.savez(file, settings=json.dumps(settings), **arrays)
 
@@ -268,19 +271,21 @@ def read_loss(path):
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         settings = json.loads(str(arrays.pop("settings")))
-        spec = LossSpec(**settings["spec"])
+        spec, config = LossSpec(**settings["spec"]), settings["config"]
+        if not isinstance(config, dict) or spec.learn not in CHOICES["learn"] or spec.start not in CHOICES["start"]:
+            raise ValueError(f"{spec} is unknown here")
         found = unflatten_dict({tuple(k.split("/")): v for k, v in arrays.items()})
         expected = jax.eval_shape(functools.partial(init_params, spec), jax.random.key(0))
         shapes = [jax.tree.map(lambda x: (x.shape, x.dtype.name), tree) for tree in (found, expected)]
     except FileNotFoundError:
         raise ValueError(f"there is no learned loss at {path}: give a run directory or its learned_loss.npz") from None
-    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, BadZipFile) as error:
         raise ValueError(f"{path} is no whole learned loss ({type(error).__name__}): give another file") from error
     whole = shapes[0] == {"learned": shapes[1], "first": shapes[1]}
     if not whole or not all(np.isfinite(x).all() for x in arrays.values()):
         raise ValueError(f"{path} holds arrays that do not belong to a loss of {spec}: give another file")
     found = jax.tree.map(jnp.asarray, found)
-    return LearnedLoss(spec, found["learned"], found["first"], settings["config"])
+    return LearnedLoss(spec, found["learned"], found["first"], config)
 
 
 def load_loss(path):
@@ -300,6 +305,7 @@ class EvolveState(NamedTuple):
     key: jax.Array
 
 
+SMALLEST_UNIT = 1e-3  # of return, where the hand-written loss gets nothing but zeros
 BASELINE_SEEDS = 64  # enough for a standard error of 2 % on CartPole-v1
 OUTCOMES = ("mean_over_training", "final_return")
 
@@ -364,8 +370,8 @@ def relative_return(returns, baseline):
 
     baseline: (E, seeds). The unit is the size of its mean, or its spread where the mean is nearly 0.
     """
-    mean = baseline.mean(axis=1)
-    return 1.0 + (returns - mean) / jnp.maximum(jnp.abs(mean), baseline.std(axis=1))
+    mean, std = jnp.nanmean(baseline, axis=1), jnp.nanstd(baseline, axis=1)
+    return 1.0 + (returns - mean) / jnp.maximum(jnp.maximum(jnp.abs(mean), std), SMALLEST_UNIT)
 
 
 def make_evolve(config, spread=jax.vmap):

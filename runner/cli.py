@@ -210,12 +210,13 @@ def one_line(box, names):
 # --- Resuming ---------------------------------------------------------------------------------------------------------
 def flag_value(argv, flag):
     """The text given to a flag, or None; for --resume and --preset, which parsing takes its defaults from."""
+    found = None
     for i, word in enumerate(argv):
         if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
+            found = argv[i + 1]
         if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return None
+            found = word.removeprefix(f"{flag}=")
+    return found  # of several the last, as parsing has it
 
 
 def resumed_folder(argv):

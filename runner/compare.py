@@ -1,5 +1,7 @@
 """Comparison of a learned loss with hand-written ones: fresh seeds, the same for all, in known and unknown places."""
 
+import contextlib
+import signal
 import sys
 
 import jax
@@ -10,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from runner.devices import spread_over
+from runner.devices import spread_over, without_cache_warning
+from runner.errors import Interrupted
 from runner.members import make_members, parse_sweep, show
 from runner.report import with_interval
 from runner.stats import describe, probability_of_improvement
@@ -34,7 +37,10 @@ def compare(module, config, learned, first, options, mesh):
     at_once = min(options.max_members_at_once or options.num_seeds, options.num_seeds)
     outcome = evolved_outcome(module, config)
     evaluation, tuning = [], []
-    with tqdm(total=(len(tuners) + 5 * len(seeds)) * len(options.env_ids), unit=" agents", dynamic_ncols=True) as bar:
+    with (
+        interruptible(),
+        tqdm(total=(len(tuners) + 5 * len(seeds)) * len(options.env_ids), unit=" agents", dynamic_ncols=True) as bar,
+    ):
         for env_id in options.env_ids:
             bar.set_postfix_str(env_id)
             spread = spread_over(mesh)
@@ -61,6 +67,21 @@ def compare(module, config, learned, first, options, mesh):
     return pd.concat(evaluation, ignore_index=True), pd.concat(tuning, ignore_index=True)
 
 
+@contextlib.contextmanager
+def interruptible():
+    """Ctrl-C and SIGTERM raise Interrupted: nothing is written before the end, so it can stop at once."""
+
+    def interrupt(number, frame):
+        raise Interrupted
+
+    before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
 def by_outcome(module, found):
     """Columns of a table from outcomes (n, 2)."""
     return dict(zip(module.OUTCOMES, found.T, strict=True))
@@ -78,7 +99,8 @@ def train(agents, params, floats, seeds, at_once, bar):
         keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32)[index])
         each = jax.tree.map(lambda x: jnp.broadcast_to(x, (at_once, *x.shape)), params)
         values = {name: jnp.array(x, jnp.float32)[index] for name, x in floats.items()}
-        rows.append(np.asarray(agents(each, values, keys))[: len(seeds) - start])
+        with without_cache_warning():
+            rows.append(np.asarray(agents(each, values, keys))[: len(seeds) - start])
         bar.update(len(rows[-1]))
     return np.concatenate(rows).astype(np.float64)
 
@@ -109,23 +131,23 @@ def summarize(module, config, evaluation, tuning):
                 "nan_agents": int(rows[outcome].isna().sum()),
             }
             if loss != LEARNED:
-                losses[loss]["probability_that_learned_is_better"] = {
-                    name: probability_of_improvement(learned[name], rows[name]) for name in module.OUTCOMES
-                }
-                losses[loss]["learned_is"] = verdict(losses[LEARNED][outcome], losses[loss][outcome])
+                chance = probability_of_improvement(learned[outcome], rows[outcome])
+                losses[loss]["probability_that_learned_is_better"] = chance
+                losses[loss]["learned_is"] = verdict(losses[LEARNED], losses[loss], outcome)
         held_out = env_id not in config.env_ids
         summary[env_id] = {"held_out": held_out, "tuned": best_point(own, points, outcome), "losses": losses}
     return summary
 
 
-def verdict(own, other):
-    """better or worse if the 95 % intervals of the IQM lie apart."""
-    if own["low"] > other["high"]:
-        return "better"
-    return "worse" if own["high"] < other["low"] else "not better"
+def verdict(own, other, outcome):
+    """better or worse if the 95 % intervals of the IQM lie apart; with more agents gone NaN no loss is better."""
+    if own["nan_agents"] == own["agents"] or own[outcome]["high"] < other[outcome]["low"]:
+        return "worse"
+    apart = other["nan_agents"] == other["agents"] or own[outcome]["low"] > other[outcome]["high"]
+    return "better" if apart and own["nan_agents"] <= other["nan_agents"] else "not better"
 
 
-def print_tables(summary, num_steps):
+def print_tables(summary, num_steps, outcome):
     for env_id, found in summary.items():
         where = "held out" if found["held_out"] else "evolved on"
         table = Table(title=f"{env_id} ({where}), {num_steps:,} env steps: IQM [95 % interval] over agents")
@@ -134,7 +156,7 @@ def print_tables(summary, num_steps):
         for loss, scores in found["losses"].items():
             values = ", ".join(f"{k} {show(v)}" for k, v in found["tuned"].items())
             agents = f"{scores['agents']}" + (f" ({scores['nan_agents']} NaN)" if scores["nan_agents"] else "")
-            chance = scores.get("probability_that_learned_is_better", {}).get("mean_over_training")
+            chance = scores.get("probability_that_learned_is_better")
             table.add_row(
                 f"{loss} ({values})" if loss == TUNED else loss,
                 agents,
@@ -144,4 +166,4 @@ def print_tables(summary, num_steps):
                 scores.get("learned_is", ""),
             )
         Console(width=None if sys.stdout.isatty() else 140).print(table)
-    print("better, worse: 95 % intervals lie apart")
+    print(f"P, and better or worse (95 % intervals lie apart), are of the {outcome.replace('_', ' ')}")

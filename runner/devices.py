@@ -1,6 +1,7 @@
 """Members on one axis over every device: the mesh, padding, and the cache of compiled programs."""
 
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -41,24 +42,23 @@ def over_members(function, mesh, num_scalars=0, **jit_options):
 
 
 def spread_over(mesh, at_once=0):
-    """Returns spread(function): vmap over members on all devices, at_once of them at a time (0: all)."""
+    """Returns spread(function), a vmap over members on all devices, at_once of them at a time (0: all)."""
+    return lambda function: functools.partial(map_members, function, mesh, at_once)
 
-    def spread(function):
-        def spread_function(*args):
-            count = len(jax.tree.leaves(args)[0])
-            size = padded_count(count, mesh)
-            filled = jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size), count - 1)], args)
-            out = jax.shard_map(local, mesh=mesh, in_specs=MEMBER, out_specs=MEMBER, check_vma=False)(*filled)
-            return jax.tree.map(lambda x: x[:count], out)
 
-        def local(*args):
-            if not 0 < at_once < len(jax.tree.leaves(args)[0]) * mesh.size:
-                return jax.vmap(function)(*args)
-            return jax.lax.map(lambda each: function(*each), args, batch_size=max(1, at_once // mesh.size))
+def map_members(function, mesh, at_once, *args):
+    """Maps function over the leading axis of args, which may have any length: the last member repeated fills it up."""
 
-        return spread_function
+    def on_one_device(*args):
+        if not 0 < at_once < size:
+            return jax.vmap(function)(*args)
+        return jax.lax.map(lambda each: function(*each), args, batch_size=max(1, at_once // mesh.size))
 
-    return spread
+    count = len(jax.tree.leaves(args)[0])
+    size = padded_count(count, mesh)
+    filled = jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size), count - 1)], args)
+    out = jax.shard_map(on_one_device, mesh=mesh, in_specs=MEMBER, out_specs=MEMBER, check_vma=False)(*filled)
+    return jax.tree.map(lambda x: x[:count], out)
 
 
 def padded_count(count, mesh):

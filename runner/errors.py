@@ -15,18 +15,24 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def mendable(run_dir, instead):
-    """A disk that is full and memory that does not suffice become UsageErrors; instead: what takes less memory."""
+def mendable(run_dir, instead, again):
+    """A disk that is full and memory that does not suffice become UsageErrors.
+
+    instead: what takes less memory; again: how to go on once there is space.
+    """
     try:
         yield
     except OSError as error:
         where = error.filename or run_dir
-        again = f"the last good checkpoint is kept, free some space and go on with --resume {run_dir}"
         raise UsageError(f"can't write to {where} ({error.strerror or error}); {again}") from error
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UsageError(f"out of memory: {instead}") from error
+
+
+def go_on_after(run_dir):
+    return f"the last good checkpoint is kept, free some space and go on with --resume {run_dir}"
 
 
 def require(package, what_for):

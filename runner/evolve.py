@@ -1,6 +1,8 @@
 """The host side of an evolution: command line, a loop over chunks of generations, the record, then the comparison."""
 
 import dataclasses
+import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -27,8 +29,8 @@ from runner.cli import (
     resumed_folder,
     usage_errors,
 )
-from runner.devices import compile_program, make_mesh, spread_over, use_compile_cache
-from runner.errors import Interrupted, UsageError, mendable, require
+from runner.devices import compile_program, make_mesh, spread_over, use_compile_cache, without_cache_warning
+from runner.errors import Interrupted, UsageError, go_on_after, mendable, require
 from runner.members import Member
 from runner.progress import Progress
 from runner.record import MetricsFile, open_record, replacing, write_json
@@ -63,12 +65,12 @@ class CompareOptions:
     """How to compare a learned loss with others."""
 
     loss: str = ""  # the run directory of an evolution, or a learned_loss.npz
-    env_ids: tuple[str, ...] = ()  # where; by default those of the evolution, and what it held out
+    env_ids: tuple[str, ...] = ()  # where; by default the environments of the evolution, and Acrobot-v1
     num_seeds: int = 64  # agents per loss and environment
     tune_seeds: int = 16  # agents per setting of the hand-written loss when it is tuned
     seed: int = compare.FIRST_SEED  # the first seed; the others, and those for tuning, follow one by one
     total_timesteps: int = 0  # env steps of one agent; 0: as in the evolution
-    run_dir: str = ""  # where to leave the results; by default the run directory itself
+    run_dir: str = ""  # where to leave the results; by default the run directory itself, or beside the .npz
     max_members_at_once: int = 0  # train at most so many agents at a time; 0: num_seeds
     compile_cache: bool = True  # keep compiled programs between runs, in the user's cache folder
 
@@ -131,7 +133,7 @@ def make_plan(script, argv):
     if resume is not None:
         refuse_changes(script, record, config, options)
     for env_id in options.held_out:
-        check(lambda env_id=env_id: script.module.agent_config(config, env_id), "--held-out: ")
+        check(lambda env_id=env_id: script.module.agent_config(config, env_id), f"--held-out {env_id} can't be used: ")
     if options.track != "none":
         require(options.track, f"--track {options.track}")
     member = Member(0, 0, options.seed, {})
@@ -155,9 +157,9 @@ def preset_defaults(script, argv):
 
 
 # --- Evolution --------------------------------------------------------------------------------------------------------
-def frames_per_generation(script, config):
+def frames_per_generation(module, config):
     """Env steps of all agents of one generation."""
-    agents = [script.module.agent_config(config, env_id) for env_id in config.env_ids]
+    agents = [module.agent_config(config, env_id) for env_id in config.env_ids]
     each = sum(agent.num_updates * agent.steps_per_update for agent in agents)
     return config.population * config.seeds_per_candidate * each
 
@@ -181,20 +183,21 @@ def build(plan, mesh):
     def init(seed):
         return evolve(jax.random.key(seed), num_generations=0)[0]
 
+    @jax.jit  # traced once, for its shapes and for the loop
     def one_generation(state):
         state, metrics = evolve(None, state=state, num_generations=1)
         return state, {name: x[0] for name, x in metrics.items()}
+
+    def generation_and_store(i, loop):
+        state, buffer = loop
+        state, metrics = one_generation(state)
+        return state, {name: buffer[name].at[i].set(x) for name, x in metrics.items()}
 
     def chunk(state, num_generations):
         """num_generations is a traced number: a chunk of any length runs the same program, so gives the same bits."""
         shapes = jax.eval_shape(one_generation, state)[1]
         buffer = {name: jnp.zeros(MAX_CHUNK, x.dtype) for name, x in shapes.items()}
-
-        def body(i, loop):
-            state, metrics = one_generation(loop[0])
-            return state, {name: loop[1][name].at[i].set(x) for name, x in metrics.items()}
-
-        return jax.lax.fori_loop(0, num_generations, body, (state, buffer))
+        return jax.lax.fori_loop(0, num_generations, generation_and_store, (state, buffer))
 
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere)
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
@@ -214,27 +217,30 @@ def run(plan):
     run_dir, tracker = open_record(plan, mesh, f"{config.population} candidates per generation")
     progress = Progress(config.generations, tracker, unit=" generations")
     try:
-        with mendable(run_dir, "try a smaller --max-members-at-once, or a smaller --population"):
+        with mendable(run_dir, "try a smaller --max-members-at-once or --population", go_on_after(run_dir)):
             state, timing = evolve(plan, mesh, run_dir, progress)
             progress.close()
-            write_evolution(plan, run_dir, state)
-            if plan.options.eval_seeds:
-                compare_at_end(plan, mesh, run_dir, timing)
+            with without_cache_warning():
+                write_evolution(plan, run_dir, state, timing)
+            if plan.options.eval_seeds and not (run_dir / "evaluation.csv").exists():
+                compare_at_end(plan, mesh, run_dir)
     except Interrupted:
         print(f"stopped; go on with: python {plan.script.path.name} --resume {run_dir}")
         return 130
     finally:
         progress.close()
-    print(f"record: {run_dir}/learned_loss.npz, fitness.png, metrics.csv, evaluation.csv, summary.json")
+    compared = ", evaluation.csv, summary.json, comparison.png" if plan.options.eval_seeds else ""
+    print(f"record: {run_dir}/learned_loss.npz, fitness.png, metrics.csv{compared}")
     return 0
 
 
 def evolve(plan, mesh, run_dir, progress):
     """Evolves to the end, or on from the last whole checkpoint; returns the final state and what it took."""
     config, members, done = plan.config, plan.members, 0
-    program = build(plan, mesh)
+    with without_cache_warning():
+        program = build(plan, mesh)
     progress.compiled(program)
-    frames = frames_per_generation(plan.script, config)
+    frames = frames_per_generation(plan.script.module, config)
     metrics_file = MetricsFile(run_dir / "metrics.csv")
     checkpoints = Checkpoints(run_dir / "checkpoints")
     loaded = checkpoints.load(host_shapes(program.like))
@@ -246,6 +252,12 @@ def evolve(plan, mesh, run_dir, progress):
         state, done = jax.device_put(from_host(loaded.arrays, program.like), program.everywhere), loaded.update
         metrics_file.go_to(loaded.notes["metrics_bytes"])
     baseline = baseline_fitness(plan.script.module, config, state)
+    if not np.isfinite(baseline).all():
+        number = np.sum(~np.isfinite(baseline))
+        raise UsageError(
+            f"the hand-written loss itself fails in {number} of {len(baseline)} agents (no episode ended, or parameters"
+            " went NaN): use a larger --total-timesteps or a smaller --lr"
+        )
     progress.say(f"hand-written loss: fitness {baseline.mean():.4g} over {len(baseline)} agents")
     progress.skip(done)
     seconds, length = 0.0, 1
@@ -268,13 +280,17 @@ def evolve(plan, mesh, run_dir, progress):
         length = max(1, min(MAX_CHUNK, 4 * length, round(length * CHUNK_SECONDS / took)))
     checkpoints.close()
     metrics_file.close()
-    if done < config.generations:
+    if done < config.generations or progress.interrupted:
         raise Interrupted
-    timing = {"compile_seconds": program.compile_seconds, "evolve_seconds": seconds}
-    if seconds:
-        rate = timing["frames_per_second"] = (done - loaded.update) * frames / seconds
-        progress.say(f"compiled in {program.compile_seconds:.1f} s, evolved in {seconds:.1f} s ({rate:,.0f} frames/s)")
-    return state, timing
+    failed = int(pd.read_csv(run_dir / "metrics.csv")["nan_candidates"].sum())
+    if failed:
+        progress.say(f"{failed} of {config.generations * config.population} candidates went NaN and were ranked last")
+    if not seconds:
+        return state, {}
+    rate = (done - loaded.update) * frames / seconds
+    progress.say(f"compiled in {program.compile_seconds:.1f} s, evolved in {seconds:.1f} s ({rate:,.0f} frames/s)")
+    timing = {"compile_seconds": program.compile_seconds, "evolve_seconds": seconds, "frames_per_second": rate}
+    return state, timing | {"generations_timed": done - loaded.update}
 
 
 def baseline_fitness(module, config, state):
@@ -285,19 +301,23 @@ def baseline_fitness(module, config, state):
     return np.asarray(returns.mean(axis=1))
 
 
-def write_evolution(plan, run_dir, state):
-    """Writes the learned loss and the pictures of the evolution."""
+def write_evolution(plan, run_dir, state, timing):
+    """Writes the learned loss and the pictures of the evolution; timing: {} where this process evolved nothing."""
     module, config = plan.script.module, plan.config
     learned = module.mean_params(config, state)
     with replacing(run_dir / "learned_loss.npz") as temporary:
         module.save_loss(temporary, config, learned, state.first)
     metrics = pd.read_csv(run_dir / "metrics.csv")
+    if timing:
+        last = metrics.iloc[-1][["fitness_mean", "fitness_best"]].to_dict()
+        found = last | {"nan_candidates": int(metrics["nan_candidates"].sum())} | timing
+        write_json(run_dir / "summary.json", {"evolution": found})
     loss_plots.fitness(run_dir / "fitness.png", config, metrics, baseline_fitness(module, config, state))
     loss_plots.losses(run_dir, module, config, learned)
 
 
 # --- Comparison -------------------------------------------------------------------------------------------------------
-def compare_at_end(plan, mesh, run_dir, timing):
+def compare_at_end(plan, mesh, run_dir):
     """Compares the losses that evolution found and began with, as `evaluate` does."""
     options = CompareOptions(
         loss=str(run_dir),
@@ -306,7 +326,7 @@ def compare_at_end(plan, mesh, run_dir, timing):
         tune_seeds=plan.options.tune_seeds,
         max_members_at_once=plan.options.max_members_at_once,
     )
-    write_comparison(plan.script.module, plan.config, options, mesh, run_dir, timing)
+    write_comparison(plan.script.module, plan.config, options, mesh, run_dir)
 
 
 def evaluate(script, argv):
@@ -318,32 +338,56 @@ def evaluate(script, argv):
         raise UsageError("evaluate needs --loss: the run directory of an evolution, or its learned_loss.npz")
     settings = check(lambda: module.read_loss(options.loss)).config
     changes = {"total_timesteps": options.total_timesteps} if options.total_timesteps else {}
-    env_ids = options.env_ids or tuple(dict.fromkeys((*settings["env_ids"], *EvolveOptions.held_out)))
-    config = check(lambda: dataclasses.replace(from_json(script.Config, settings), **changes))
+    try:
+        config = from_json(script.Config, settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"--loss {options.loss}: its settings do not fit {script.path.name} ({error})") from error
+    config = check(lambda: dataclasses.replace(config, **changes))
+    env_ids = tuple(dict.fromkeys(options.env_ids or (*config.env_ids, *EvolveOptions.held_out)))
     for env_id in env_ids:
         check(lambda env_id=env_id: module.agent_config(config, env_id), "--env-ids: ")
     if options.compile_cache:
         use_compile_cache()
+    if options.run_dir and Path(options.run_dir).exists():
+        raise UsageError(f"--run-dir {options.run_dir} exists already: choose a new folder")
     loss = Path(options.loss)
     run_dir = Path(options.run_dir or (loss if loss.is_dir() else loss.parent / f"{loss.stem}-evaluation"))
-    with mendable(run_dir, "try a smaller --max-members-at-once"):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        options = dataclasses.replace(options, env_ids=env_ids)
-        write_comparison(module, config, options, make_mesh(options.num_seeds), run_dir, {})
+    try:
+        with mendable(run_dir, "try a smaller --max-members-at-once", "choose another --run-dir, or free some space"):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            set_aside(run_dir)
+            options = dataclasses.replace(options, env_ids=env_ids)
+            write_comparison(module, config, options, make_mesh(options.num_seeds), run_dir)
+    except Interrupted:
+        print("stopped; nothing was written")
+        return 130
     print(f"record: {run_dir}/evaluation.csv, tuning.csv, summary.json, comparison.png")
     return 0
 
 
-def write_comparison(module, config, options, mesh, run_dir, timing):
+def set_aside(run_dir):
+    """Moves an earlier comparison into a folder of its own, evaluation-1 and so on."""
+    if (run_dir / "evaluation.csv").exists():
+        number = 1 + sum(1 for _ in run_dir.glob("evaluation-*"))
+        (run_dir / f"evaluation-{number}").mkdir()
+        for name in ("tuning.csv", "summary.json", "comparison.png", "evaluation.csv"):
+            if (run_dir / name).exists():
+                shutil.copyfile(run_dir / name, run_dir / f"evaluation-{number}" / name)
+
+
+def write_comparison(module, config, options, mesh, run_dir):
     """Compares and writes evaluation.csv, tuning.csv, summary.json and comparison.png; prints the tables."""
     loss = module.read_loss(options.loss)
     evaluation, tuning = compare.compare(module, config, loss.learned, loss.first, options, mesh)
     summary = compare.summarize(module, config, evaluation, tuning)
-    for name, table in (("evaluation.csv", evaluation), ("tuning.csv", tuning)):
-        with replacing(run_dir / name) as temporary:
-            table.to_csv(temporary, index=False)
-    num_steps = config.num_updates * config.steps_per_update
-    record = {"options": dataclasses.asdict(options), "environments": summary, "timing": timing}
+    try:
+        evolution = json.loads((run_dir / "summary.json").read_text()).get("evolution")
+    except (OSError, ValueError, AttributeError):
+        evolution = None
+    record = {"evolution": evolution, "options": dataclasses.asdict(options), "environments": summary}
     write_json(run_dir / "summary.json", record)
     loss_plots.comparison(run_dir / "comparison.png", summary)
-    compare.print_tables(summary, num_steps)
+    for name, table in (("tuning.csv", tuning), ("evaluation.csv", evaluation)):  # the last says that all is there
+        with replacing(run_dir / name) as temporary:
+            table.to_csv(temporary, index=False)
+    compare.print_tables(summary, config.num_updates * config.steps_per_update, compare.evolved_outcome(module, config))

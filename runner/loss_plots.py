@@ -37,9 +37,9 @@ def losses(run_dir, module, config, params):
     objectives = module.learned_objectives(module.loss_spec(config), params)
     agent = module.agent_config(config, config.env_ids[0])
     if "value_objective" in objectives:
-        value_loss(run_dir / "value_loss.png", agent, objectives["value_objective"], module.clipped_squared_error)
+        value_loss(run_dir / "value_loss.png", agent, objectives["value_objective"], module.ppo.clipped_squared_error)
     if "policy_objective" in objectives:
-        handwritten = {"PPO": module.clipped_surrogate, "DPO": module.dpo_objective}
+        handwritten = {"PPO": module.ppo.clipped_surrogate, "DPO": module.dpo_objective}
         drifts(run_dir / "drift.png", agent, {"learned": objectives["policy_objective"]} | handwritten)
 
 

@@ -22,7 +22,7 @@ from runner.devices import (
     place,
     use_compile_cache,
 )
-from runner.errors import Interrupted, mendable
+from runner.errors import Interrupted, go_on_after, mendable
 from runner.evaluate import make_evaluate
 from runner.progress import Progress
 from runner.record import MetricsFile, open_record
@@ -67,7 +67,7 @@ def run(plan):
         " networks, batches or buffers"
     )
     try:
-        with mendable(run_dir, less):
+        with mendable(run_dir, less, go_on_after(run_dir)):
             metrics_file = MetricsFile(run_dir / "metrics.csv")
             results = [train_batch(plan, batch, mesh, run_dir, metrics_file, progress) for batch in plan.batches]
             metrics_file.close()

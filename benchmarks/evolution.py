@@ -1,0 +1,86 @@
+"""Frames per second of an evolution's generation, beside plain vmapped ppo.py with as many agents.
+
+    python benchmarks/evolution.py                       # about five minutes on two cores
+    python benchmarks/evolution.py --preset purejaxrl    # for a GPU
+
+Both programs train the same number of agents for the same number of env steps, in turns, REPEATS times; the generation
+also draws the candidates, evaluates the loss networks and moves the distribution. The share is the median of the ratios
+of neighbouring turns.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from throughput import machine, write_rows  # noqa: E402
+
+import meta_evolve_loss as meta  # noqa: E402
+import ppo  # noqa: E402
+from runner.devices import compile_program, make_mesh, spread_over  # noqa: E402
+from runner.evolve import frames_per_generation  # noqa: E402
+
+REPEATS = 7
+
+
+def timed(program, *args):
+    start = time.monotonic()
+    found = jax.block_until_ready(program(*args))
+    return found, time.monotonic() - start
+
+
+def measure(preset, learn):
+    """One row, as a dict."""
+    config = meta.Config(**meta.PRESETS[preset] | ({"learn": learn} if learn else {}))
+    members = config.population * config.seeds_per_candidate
+    mesh = make_mesh(members)
+    spread = spread_over(mesh)
+    run = meta.make_evolve(config, spread)
+    agent = meta.agent_config(config, config.env_ids[0])
+    frames = frames_per_generation(meta, config)
+
+    start = time.monotonic()
+    state = compile_program(jax.jit(lambda key: run(key, num_generations=0)[0]), jax.random.key(0))(jax.random.key(0))
+    generation = compile_program(jax.jit(lambda state: run(None, state=state, num_generations=1)[0]), state)
+    compile_seconds = time.monotonic() - start
+    keys = jax.random.split(jax.random.key(1), members)
+    plain = compile_program(jax.jit(spread(lambda key: ppo.make_train(agent)(key)[1]["episode_return"])), keys)
+
+    state, _ = timed(generation, state)
+    timed(plain, keys)
+    turns = []
+    for _ in range(REPEATS):
+        state, evolving = timed(generation, state)
+        turns.append((evolving, timed(plain, keys)[1]))
+    seconds = np.median(turns, axis=0)
+    low, share, high = statistics.quantiles([other / own for own, other in turns], n=4)
+    return {
+        "preset": preset, "learn": config.learn, "population": config.population, "agents": members,
+        "frames_per_generation": frames, "devices": mesh.size, "compile_seconds": round(compile_seconds, 1),
+        "evolution_frames_per_second": round(frames / seconds[0]), "ppo_frames_per_second": round(frames / seconds[1]),
+        "share": round(share, 3), "share_low": round(low, 3), "share_high": round(high, 3),
+        "hours_for_all_generations": round(config.generations * seconds[0] / 3600, 3),
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=meta.PRESETS, default="cpu")
+    parser.add_argument("--learn", nargs="+", choices=meta.CHOICES["learn"], default=[None])
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "evolution_throughput.csv")
+    args = parser.parse_args()
+    rows = [measure(args.preset, learn) | machine() for learn in args.learn]
+    for row in rows:
+        print(", ".join(f"{name} {value}" for name, value in row.items()))
+    write_rows(args.output, rows)
+    print(f"written to {args.output}")
+
+
+if __name__ == "__main__":
+    main()
