@@ -141,7 +141,7 @@ def loss_spec(config):
 
 SMALLEST_RATIO, LARGEST_RATIO = 1e-8, 1e8  # keep the logarithm and the square finite
 DEAD_ZONE = 1e-4  # a drift network's output counts from here on, so that there is no drift around ratio 1
-EXPONENT = 3.0  # times the network's output: from scale 0.05 to 20 for an output within 1
+LARGEST_EXPONENT = 6.0  # a learned value loss is 1/400 to 400 times the hand-written one: unbounded, it came to 1e8
 
 
 class LossNetwork(nn.Module):
@@ -172,14 +172,15 @@ def drift_features(ratio, advantage):
 
 
 def learned_value_objective(spec, params):
-    """A value_objective for ppo_loss: the network's output, or its exponential times the hand-written loss."""
+    """A value_objective for ppo_loss: the network's output, or the hand-written loss times exp(6 tanh(output))."""
     network = LossNetwork(spec, use_bias=True)
 
     def value_objective(value, target, old_value, config):
         output = network.apply(params, value_features(value, target, old_value))
         if spec.start == "scratch":
             return output
-        return clipped_squared_error(value, target, old_value, config) * jnp.exp(EXPONENT * output)
+        scale = jnp.exp(LARGEST_EXPONENT * nn.tanh(output))
+        return scale * clipped_squared_error(value, target, old_value, config)
 
     return value_objective
 
@@ -332,7 +333,8 @@ def make_strategy(config, solution):
     """Returns an evosax strategy over trees like solution, and its params, with settings that move at this scale.
 
     evosax's defaults (a spread of 1.0, steps of 1e-3) do not learn here. Strategies that weigh candidates by rank have
-    steps of their own; the others get Adam, and the fitness as shape_fitness leaves it.
+    steps of their own; the others get Adam, and the fitness as shape_fitness leaves it. evosax lets the spread follow
+    its schedule one generation late.
     """
     algorithm = distribution_based_algorithms[config.strategy]
     accepted = inspect.signature(algorithm.__init__).parameters

@@ -46,7 +46,7 @@ def losses(run_dir, module, config, params):
 def value_loss(path, agent, learned, handwritten):
     """The value loss and its derivative over (value - target), before the first step and after one of clip_eps."""
     error = jnp.linspace(-50.0, 50.0, GRID)
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.8))
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained")
     for name, objective in (("learned", learned), ("hand-written", handwritten)):
         for moved, style in ((0.0, "-"), (1.0, "--")):
             old = error + moved * jnp.sign(error)  # the value has come nearer to the target, which is 0, by so much
@@ -59,7 +59,7 @@ def value_loss(path, agent, learned, handwritten):
         axis.set(xlabel="value - target", ylabel=name)
         axis.set_yscale("symlog", linthresh=0.1)
         axis.grid(alpha=0.3)
-    axes[0].legend(loc="best", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     figure.suptitle("Learned value loss beside the hand-written one (vertical axes: logarithmic outside ±0.1)")
     save(figure, path)
 
@@ -105,8 +105,8 @@ def comparison(path, summary):
             for x, scores in enumerate(found["losses"].values()):
                 score = scores[outcome]
                 errors = [[score["iqm"] - score["low"]], [score["high"] - score["iqm"]]]
-                style = {"color": f"C{x}", "marker": "o", "markersize": 8, "capsize": 6, "linewidth": 2}
-                axis.errorbar([x], [score["iqm"]], errors, **style)
+                axis.bar([x], [score["iqm"]], yerr=errors, color=f"C{x}", alpha=0.8, capsize=6)
+                axis.text(x, score["iqm"] / 2, f"{score['iqm']:.4g}", ha="center", va="center", fontsize=9)
             axis.axhline(found["losses"]["learned"][outcome]["iqm"], color="tab:blue", linewidth=0.8, linestyle=":")
             axis.set_xticks(range(len(found["losses"])), [name.replace(", ", ",\n") for name in found["losses"]])
             axis.tick_params(axis="x", labelrotation=30)

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli import ROOT, damage_newest, python, sha256, start, wait_for_rows
+from test_cli import ROOT, damage_newest, python, sha256, start
 
 import meta_evolve_loss as meta
 import ppo
 from runner import compare, evolve
+from runner.cli import from_json
 from runner.devices import make_mesh, spread_over
+from runner.errors import Interrupted
 from runner.stats import probability_of_improvement
 
 TINY = meta.Config(total_timesteps=512, num_steps=32, hidden_size=8, population=4, generations=4, loss_hidden_size=4)
@@ -434,7 +436,8 @@ def test_a_loss_is_better_only_where_intervals_lie_apart():
 # --- Whole runs -------------------------------------------------------------------------------------------------------
 RUN = [
     "--total-timesteps", "4096", "--hidden-size", "8", "--population", "4", "--loss-hidden-size", "4",
-    "--learn", "both", "--env-ids", "Catch-bsuite", "--generations", "60", "--eval-seeds", "0",
+    "--learn", "both", "--env-ids", "Catch-bsuite", "--generations", "60",
+    "--held-out", "--eval-seeds", "4", "--tune-seeds", "1",
 ]  # fmt: skip
 
 
@@ -451,28 +454,33 @@ def whole(tmp_path_factory, environment):
     return cwd / "run"
 
 
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, "ended too early to be stopped"
+        time.sleep(0.02)
+
+
 def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_path):
     """kill -9, the newest checkpoint damaged, then Ctrl-C."""
     run = tmp_path / "run"
     process = start(*RUN, "--run-dir", run, script="meta_evolve_loss.py", env=environment, cwd=tmp_path)
-    while not (run / "checkpoints/5").exists():  # chunks have 1, 4, ... generations
-        assert process.poll() is None, "ended too early to be killed"
-        time.sleep(0.02)
+    wait_for(run / "checkpoints/5", process)  # chunks have 1, 4, 16 generations
     process.kill()
     process.wait()
     newest = damage_newest(run / "checkpoints")
     process = start("--resume", run, script="meta_evolve_loss.py", env=environment, cwd=tmp_path)
-    wait_for_rows(run, process, 2)
+    wait_for(run / "checkpoints/6", process)
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=120)[0]
-    if process.returncode == 130:  # else it was done before
-        assert f"go on with: python meta_evolve_loss.py --resume {run}" in printed and "Traceback" not in printed
+    assert process.returncode == 130 and "Traceback" not in printed
+    assert f"go on with: python meta_evolve_loss.py --resume {run}" in printed
     found = python(ROOT / "meta_evolve_loss.py", "--resume", run, env=environment, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert f"checkpoint {newest} is damaged" in printed
     assert sha256(run / "metrics.csv") == sha256(whole / "metrics.csv") and digest(run) == digest(whole)
     assert len(pd.read_csv(run / "metrics.csv")) == 60
-    for name in ("fitness.png", "value_loss.png", "drift.png"):
+    assert sha256(run / "evaluation.csv") == sha256(whole / "evaluation.csv")
+    for name in ("fitness.png", "value_loss.png", "drift.png", "comparison.png"):
         assert (run / name).stat().st_size > 10_000
 
 
@@ -483,29 +491,62 @@ def test_resuming_refuses_other_settings(whole, capsys):
     assert "goes on with preset = cpu, not lpo" in capsys.readouterr().err
 
 
-def test_evaluate_compares_five_losses_on_the_same_fresh_seeds(whole, environment, tmp_path):
-    flags = ["--env-ids", "Catch-bsuite", "--num-seeds", "4", "--tune-seeds", "1", "--total-timesteps", "1024"]
-    command = [ROOT / "meta_evolve_loss.py", "evaluate", "--loss", whole, *flags, "--run-dir", tmp_path / "out"]
-    found = python(*command, env=environment, cwd=tmp_path)
-    assert found.returncode == 0, found.stderr
-    table = pd.read_csv(tmp_path / "out/evaluation.csv")
+def test_the_comparison_is_of_five_losses_on_the_same_fresh_seeds(whole):
+    table, tuning = (pd.read_csv(whole / name) for name in ("evaluation.csv", "tuning.csv"))
     assert list(table) == ["env_id", "loss", "seed", "mean_over_training", "final_return"] and len(table) == 20
     assert [set(rows["seed"]) for _, rows in table.groupby("loss")] == [{10000, 10001, 10002, 10003}] * 5
-    summary = json.loads((tmp_path / "out/summary.json").read_text())["environments"]["Catch-bsuite"]
-    assert set(summary["losses"]) == set(table["loss"]) and set(summary["tuned"]) == {"vf_coef", "clip_eps"}
-    learned = table[table["loss"] == "learned"]["mean_over_training"]
-    assert summary["losses"]["learned"]["mean_over_training"]["mean"] == pytest.approx(learned.mean())
-    tuning = pd.read_csv(tmp_path / "out/tuning.csv")
-    assert not set(tuning["seed"]) & set(table["seed"]) and len(tuning) == 30
+    assert not set(tuning["seed"]) & set(table["seed"]) and len(tuning) == 30  # 6 vf_coef, 5 clip_eps
+    means = table.groupby("loss")["mean_over_training"].mean()
+    assert len(set(means.round(6))) >= 4 and means["generation 0"] == pytest.approx(means["hand-written"], abs=0.02)
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["evolution"]["frames_per_second"] > 0 and summary["evolution"]["nan_candidates"] == 0
+    found = summary["environments"]["Catch-bsuite"]
+    assert set(found["losses"]) == set(table["loss"]) and set(found["tuned"]) == {"vf_coef", "clip_eps"}
+    assert found["losses"]["learned"]["mean_over_training"]["mean"] == pytest.approx(means["learned"])
     # An agent alone gives what it gave in the comparison
-    config = meta.agent_config(replace(read_config(whole), total_timesteps=1024), "Catch-bsuite")
-    returns = jax.jit(ppo.make_train(config, meta.load_loss(whole)))(jax.random.key(10001))[1]["episode_return"]
+    config = from_json(meta.Config, json.loads((whole / "config.json").read_text())["config"])
+    agent = meta.agent_config(config, "Catch-bsuite")
+    returns = jax.jit(ppo.make_train(agent, meta.load_loss(whole)))(jax.random.key(10001))[1]["episode_return"]
     row = table[(table["loss"] == "learned") & (table["seed"] == 10001)]
     assert float(row["mean_over_training"].iloc[0]) == pytest.approx(float(jnp.nanmean(returns)), abs=0.02)
-    assert not table.groupby("loss")["mean_over_training"].mean().duplicated().all()
 
 
-def read_config(run):
-    from runner.cli import from_json
+def stub_compare(module, config, learned, first, options, mesh):
+    """In place of training: every loss is as good as its place in the list."""
+    rows = [
+        {"env_id": env_id, "loss": loss, "seed": seed, "mean_over_training": 5.0 - i + seed % 2, "final_return": 1.0}
+        for env_id in options.env_ids
+        for i, loss in enumerate((compare.LEARNED, compare.DEFAULT, compare.TUNED, compare.DPO, compare.FIRST))
+        for seed in range(options.seed, options.seed + options.num_seeds)
+    ]
+    tuning = [{"env_id": e, "vf_coef": v, "mean_over_training": v} for e in options.env_ids for v in (0.1, 0.5)]
+    return pd.DataFrame(rows), pd.DataFrame(tuning)
 
-    return from_json(meta.Config, json.loads((run / "config.json").read_text())["config"])
+
+def test_evaluate_writes_beside_a_loss_and_keeps_what_was_there(tmp_path, monkeypatch, capsys):
+    save(tmp_path / "learned_loss.npz", replace(TINY, env_ids=("Catch-bsuite",)))
+    monkeypatch.setattr(compare, "compare", stub_compare)
+    command = ("evaluate", "--loss", str(tmp_path), "--no-compile-cache", "--num-seeds")
+    assert main_in_process(*command, "4") == 0
+    printed = capsys.readouterr().out
+    assert "Catch-bsuite (evolved on)" in printed and "Acrobot-v1 (held out)" in printed and "vf_coef 0.5" in printed
+    first = (tmp_path / "evaluation.csv").read_bytes()
+    assert main_in_process(*command, "6", "--env-ids", "Catch-bsuite", "Catch-bsuite") == 0
+    assert (tmp_path / "evaluation-1/evaluation.csv").read_bytes() == first
+    assert len(pd.read_csv(tmp_path / "evaluation.csv")) == 5 * 6  # an environment given twice counts once
+    losses = json.loads((tmp_path / "summary.json").read_text())["environments"]["Catch-bsuite"]["losses"]
+    assert losses["DPO"]["learned_is"] == "better" and losses["DPO"]["probability_that_learned_is_better"]["p"] == 1.0
+
+    def stop(*args):
+        raise Interrupted
+
+    monkeypatch.setattr(compare, "compare", stop)
+    assert main_in_process(*command, "4") == 130 and "stopped" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "evaluation.csv")) == 5 * 6
+
+
+def test_ctrl_c_stops_a_comparison():
+    with pytest.raises(Interrupted), compare.interruptible():
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):  # and afterwards it is what it was
+        signal.raise_signal(signal.SIGINT)
