@@ -379,8 +379,8 @@ def damage_newest(folder):
     return newest
 
 
-def test_killed_twice_and_resumed_gives_the_same_bits(uninterrupted, environment, tmp_path):
-    """kill -9 in the first batch, then in the second; each time the first one's newest checkpoint is damaged too."""
+def test_killed_and_stopped_and_resumed_gives_the_same_bits(uninterrupted, environment, tmp_path):
+    """kill -9 in the first batch, then Ctrl-C in the second; each time the first one's newest checkpoint is damaged."""
     run = tmp_path / "run"
     process = start(*LONG, "--run-dir", run, env=environment, cwd=tmp_path)
     wait_for_rows(run, process, 1200)
@@ -389,8 +389,13 @@ def test_killed_twice_and_resumed_gives_the_same_bits(uninterrupted, environment
     newest = damage_newest(run / "checkpoints/batch-000")
     process = start("--resume", run, env=environment, cwd=tmp_path)
     wait_for_rows(run, process, 4 * 781 + 1000)  # in the second batch
-    process.kill()
-    assert f"checkpoint {newest} is damaged" in process.communicate()[0]
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0]
+    assert f"checkpoint {newest} is damaged" in printed
+    assert process.returncode == 130 and "Traceback" not in printed
+    assert f"python ppo.py --resume {run}" in printed
+    rows = (run / "metrics.csv").read_bytes().count(b"\n") - 1 - 4 * 781
+    assert str(rows // 4) in {p.name for p in (run / "checkpoints/batch-001").iterdir()}  # nothing is lost
     newest = damage_newest(run / "checkpoints/batch-000")
     found = ppo_command("--resume", run, env=environment, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
@@ -432,18 +437,6 @@ def test_the_other_scripts_learn_and_resume_with_the_same_bits(name, environment
     assert found.returncode == 0, found.stderr
     assert sha256(tmp_path / "run/metrics.csv") == sha256(tmp_path / "whole/metrics.csv")
     assert len({digest_of_state(tmp_path / run, "batch-000", promise.updates) for run in ("run", "whole")}) == 1
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(uninterrupted, environment, tmp_path):
-    process = start(*LONG, "--run-dir", "run", env=environment, cwd=tmp_path)
-    wait_for_rows(tmp_path / "run", process, 600)
-    process.send_signal(signal.SIGINT)
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 130 and "python ppo.py --resume run" in printed and "Traceback" not in printed
-    rows = (tmp_path / "run/metrics.csv").read_bytes().count(b"\n") - 1
-    assert str(rows // 4) in {p.name for p in (tmp_path / "run/checkpoints/batch-000").iterdir()}  # nothing is lost
-    assert ppo_command("--resume", "run", env=environment, cwd=tmp_path).returncode == 0
-    assert_same_results(tmp_path / "run", uninterrupted)
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(environment, uninterrupted, tmp_path):
