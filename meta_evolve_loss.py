@@ -38,7 +38,7 @@ from ppo import clipped_squared_error, ppo_loss
 class Config(ppo.Config):
     """The settings of the agents, as in ppo.py, and those of the evolution around them."""
 
-    env_id: str = field(init=False)  # follows from env_ids
+    env_id: str = field(init=False)  # not to be set: it follows from env_ids
     env_ids: tuple[str, ...] = ("CartPole-v1",)  # E, where every candidate trains
     total_timesteps: int = 32_768  # env steps of one agent in one environment; cut to whole updates
     learn: str = "value"  # the terms of the loss that evolve: value, policy or both

@@ -169,6 +169,11 @@ def read_arguments(program, description, argv, **defaults):
     """Reads flags into the dataclasses given by name and default; raises UsageError in place of tyro's boxes."""
     fields = [(name, type(default), dataclasses.field(default=default)) for name, default in defaults.items()]
     arguments = tyro.conf.configure(tyro.conf.OmitArgPrefixes)(dataclasses.make_dataclass("Arguments", fields))
+    names = {f.name: f.init for _, kind, _ in fields for f in dataclasses.fields(kind)}
+    settable = [name for name, init in names.items() if init]
+    for word in argv:  # tyro would take a field that follows from others, and then drop what was given for it
+        if not names.get(word.split("=")[0].lstrip("-").replace("-", "_"), True) and word.startswith("--"):
+            raise UsageError(no_such_flag(word.split("=")[0], settable))
 
     def read():
         with registry:
@@ -182,8 +187,7 @@ def read_arguments(program, description, argv, **defaults):
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             return read()
     except SystemExit:
-        names = [f.name for _, kind, _ in fields for f in dataclasses.fields(kind) if f.init]
-        message = one_line(printed.getvalue(), names)
+        message = one_line(printed.getvalue(), settable)
         kind = InvalidConfig if "Error parsing config:" in printed.getvalue() else UsageError
         raise kind(message) from None
     finally:
@@ -202,9 +206,13 @@ def one_line(box, names):
         return message[0].lower() + message[1:]
     if not wrong:
         return f"{message[0].lower()}{message[1:]}; settings are written --name value, see --help"
+    return no_such_flag(wrong[0], names)
+
+
+def no_such_flag(flag, names):
     flags = [name.replace("_", "-") for name in names]
-    near = difflib.get_close_matches(wrong[0].lstrip("-").removeprefix("no-"), flags, n=1, cutoff=0.3)
-    return f"there is no flag {wrong[0]}" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
+    near = difflib.get_close_matches(flag.lstrip("-").removeprefix("no-"), flags, n=1, cutoff=0.3)
+    return f"there is no flag {flag}" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
 
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 import signal
 import time
 import zipfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import jax
@@ -268,6 +268,25 @@ def test_outcomes_are_the_mean_over_known_returns_and_the_last_tenth(monkeypatch
     assert meta.make_agent(TINY, "CartPole-v1", "DPO")({}, {}, None).tolist() == pytest.approx([2.8, 6.0])
 
 
+OTHER = dict(
+    env_ids=("CartPole-v1", "Acrobot-v1"), learn="both", start="scratch", loss_hidden_size=5, population=6,
+    generations=3, seeds_per_candidate=2, fitness="final", fitness_shaping="zscore", strategy="SNES", std_init=0.2, std_decay=0.9,
+    es_lr=0.1, es_lr_decay=0.9,
+)  # fmt: skip
+
+
+def test_every_field_changes_the_program(monkeypatch):
+    """The fields of ppo.Config are tested with ppo.py; these are traced, not compiled."""
+    own = {f.name for f in fields(meta.Config)} - {f.name for f in fields(ppo.Config)}
+    assert own == set(OTHER)
+    monkeypatch.setattr(ppo, "make_train", stub_train)
+    programs = [str(jax.make_jaxpr(meta.make_evolve(TINY))(jax.random.key(0)))]
+    for name, value in OTHER.items():
+        programs.append(str(jax.make_jaxpr(meta.make_evolve(replace(TINY, **{name: value})))(jax.random.key(0))))
+    same = [name for name, program in zip(OTHER, programs[1:], strict=True) if program == programs[0]]
+    assert not same, f"{same} change nothing"
+
+
 # --- Config -----------------------------------------------------------------------------------------------------------
 BAD = [
     ("--population 7", ["population = 7 does not suit Open_ES", "use 8"]),
@@ -283,6 +302,8 @@ BAD = [
     ("--std-init 0", ["std_init must be finite and more than 0"]),
     ("--es-lr nan", ["es_lr must be finite"]),
     ("--generations 0", ["generations must be a whole number from 1"]),
+    ("--env-id Acrobot-v1", ["there is no flag --env-id; did you mean --env-ids?"]),
+    ("--env_id=Acrobot-v1", ["there is no flag --env_id"]),
     ("--env-ids CartPole", ["'CartPole' is not a gymnax environment", "CartPole-v1"]),
     ("--env-ids CartPole-v1 CartPole-v1", ["must be different environments"]),
     ("--env-ids CartPole-v1 Acrobot-v1 --env-params gravity=5", ["Acrobot-v1 has no parameter 'gravity'"]),
