@@ -270,8 +270,8 @@ def test_outcomes_are_the_mean_over_known_returns_and_the_last_tenth(monkeypatch
 
 OTHER = dict(
     env_ids=("CartPole-v1", "Acrobot-v1"), learn="both", start="scratch", loss_hidden_size=5, population=6,
-    generations=3, seeds_per_candidate=2, fitness="final", fitness_shaping="zscore", strategy="SNES", std_init=0.2, std_decay=0.9,
-    es_lr=0.1, es_lr_decay=0.9,
+    generations=3, seeds_per_candidate=2, fitness="final", fitness_shaping="zscore", strategy="SNES", std_init=0.2,
+    std_decay=0.9, es_lr=0.1, es_lr_decay=0.9,
 )  # fmt: skip
 
 
