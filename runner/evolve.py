@@ -222,6 +222,8 @@ def run(plan):
             progress.close()
             with without_cache_warning():
                 write_evolution(plan, run_dir, state, timing)
+            if progress.interrupted:
+                raise Interrupted
             if plan.options.eval_seeds and not (run_dir / "evaluation.csv").exists():
                 compare_at_end(plan, mesh, run_dir)
     except Interrupted:
