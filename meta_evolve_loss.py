@@ -164,7 +164,7 @@ def value_features(value, target, old_value):
 
 
 def drift_features(ratio, advantage):
-    """(B,) each -> (B, 8), all of them 0 at ratio 1 (Lu et al. 2022, section 4.1)."""
+    """(B,) each -> (B, 8), all of them 0 at ratio 1 (Lu et al. 2022)."""
     ratio = jnp.clip(ratio, SMALLEST_RATIO, LARGEST_RATIO)
     log_ratio = jnp.log(ratio)
     terms = jnp.stack([1.0 - ratio, (1.0 - ratio) ** 2, log_ratio, log_ratio**2], axis=-1)
@@ -186,7 +186,7 @@ def learned_value_objective(spec, params):
 
 
 def learned_policy_objective(spec, params):
-    """A policy_objective for ppo_loss: -(r A - drift(r, A)), the drift never negative (Lu et al. 2022, eq. 3).
+    """A policy_objective for ppo_loss: -(r A - drift(r, A)), the drift never negative (Lu et al. 2022).
 
     No biases, and a dead zone: at ratio 1 the drift and its gradient are exactly 0, as mirror learning asks for. From
     the hand-written loss on, the network's output is added to PPO's drift, relu((r - clip(r, 1 - eps, 1 + eps)) A).
@@ -207,7 +207,7 @@ def learned_policy_objective(spec, params):
 
 
 def dpo_objective(ratio, advantage, config, alpha=2.0, beta=0.6):
-    """Discovered Policy Optimisation's policy loss per sample, (B,) (Lu et al. 2022, eq. 4)."""
+    """Discovered Policy Optimisation's policy loss per sample, (B,) (Lu et al. 2022)."""
     up = (ratio - 1.0) * advantage
     down = jnp.log(jnp.maximum(ratio, SMALLEST_RATIO)) * advantage
     drift_up = nn.relu(up - alpha * jnp.tanh(up / alpha))
@@ -311,6 +311,11 @@ BASELINE_SEEDS = 64  # enough for a standard error of 2 % on CartPole-v1
 OUTCOMES = ("mean_over_training", "final_return")
 
 
+def evolved_outcome(config):
+    """The one of OUTCOMES that is the fitness."""
+    return OUTCOMES[CHOICES["fitness"].index(config.fitness)]
+
+
 def make_agent(config, env_id, loss):
     """Returns agent(params, floats, key) -> outcomes (2,) of one training from scratch with one of LOSSES.
 
@@ -384,7 +389,7 @@ def make_evolve(config, spread=jax.vmap):
     devices, or less memory.
     """
     strategy, strategy_params = make_strategy(config, init_params(loss_spec(config), jax.random.key(0)))
-    outcome = {"mean": 0, "final": 1}[config.fitness]
+    outcome = OUTCOMES.index(evolved_outcome(config))
 
     def train_agents(loss, params, keys):
         """params: a tree with leading axis M, keys: (M,) -> returns (M, E)."""

@@ -37,10 +37,15 @@ class Options:
 
     def __post_init__(self):
         least = {"num_seeds": 1, "seed": 0, "checkpoint_every": 0, "max_members_at_once": 0, "eval_episodes": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not low <= value < 2**31:
-                raise ValueError(f"{name} must be a whole number of at least {low}, not {value}")
+        check_counts(self, least)
+
+
+def check_counts(options, least):
+    """Raises ValueError for whole numbers below least, {name: smallest}."""
+    for name, low in least.items():
+        value = getattr(options, name)
+        if not low <= value < 2**31:
+            raise ValueError(f"{name} must be a whole number of at least {low}, not {value}")
 
 
 class Script(NamedTuple):

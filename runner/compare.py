@@ -35,7 +35,7 @@ def compare(module, config, learned, first, options, mesh):
     tuners = make_members(points, options.tune_seeds, options.seed + options.num_seeds)
     seeds = list(range(options.seed, options.seed + options.num_seeds))
     at_once = min(options.max_members_at_once or options.num_seeds, options.num_seeds)
-    outcome = evolved_outcome(module, config)
+    outcome = module.evolved_outcome(config)
     evaluation, tuning = [], []
     with (
         interruptible(),
@@ -87,10 +87,6 @@ def by_outcome(module, found):
     return dict(zip(module.OUTCOMES, found.T, strict=True))
 
 
-def evolved_outcome(module, config):
-    return module.OUTCOMES[{"mean": 0, "final": 1}[config.fitness]]
-
-
 def train(agents, params, floats, seeds, at_once, bar):
     """Outcomes (len(seeds), 2), trained in batches of one size, so that a program is compiled once."""
     rows = []
@@ -117,7 +113,7 @@ def best_point(tuning, points, outcome):
 
 def summarize(module, config, evaluation, tuning):
     """{env_id: {"tuned": coefficients, "losses": {loss: statistics}}}; verdicts are on the outcome that was evolved."""
-    outcome = evolved_outcome(module, config)
+    outcome = module.evolved_outcome(config)
     summary = {}
     for env_id, table in evaluation.groupby("env_id", sort=False):
         names = list(module.TUNING[config.learn])

@@ -19,6 +19,7 @@ from runner import compare, loss_plots
 from runner.checkpoint import Checkpoints, from_host, host_shapes, to_host
 from runner.cli import (
     Record,
+    check_counts,
     choose_run_dir,
     flag_value,
     from_json,
@@ -77,13 +78,6 @@ class CompareOptions:
     def __post_init__(self):
         least = {"num_seeds": 2, "tune_seeds": 1, "seed": 0, "total_timesteps": 0, "max_members_at_once": 0}
         check_counts(self, least)
-
-
-def check_counts(options, least):
-    for name, low in least.items():
-        value = getattr(options, name)
-        if not low <= value < 2**31:
-            raise ValueError(f"{name} must be a whole number of at least {low}, not {value}")
 
 
 class Evolution(NamedTuple):
@@ -284,9 +278,6 @@ def evolve(plan, mesh, run_dir, progress):
     metrics_file.close()
     if done < config.generations or progress.interrupted:
         raise Interrupted
-    failed = int(pd.read_csv(run_dir / "metrics.csv")["nan_candidates"].sum())
-    if failed:
-        progress.say(f"{failed} of {config.generations * config.population} candidates went NaN and were ranked last")
     if not seconds:
         return state, {}
     rate = (done - loaded.update) * frames / seconds
@@ -310,9 +301,12 @@ def write_evolution(plan, run_dir, state, timing):
     with replacing(run_dir / "learned_loss.npz") as temporary:
         module.save_loss(temporary, config, learned, state.first)
     metrics = pd.read_csv(run_dir / "metrics.csv")
+    failed = int(metrics["nan_candidates"].sum())
+    if failed:
+        print(f"{failed} of {config.generations * config.population} candidates went NaN and were ranked last")
     if timing:
         last = metrics.iloc[-1][["fitness_mean", "fitness_best"]].to_dict()
-        found = last | {"nan_candidates": int(metrics["nan_candidates"].sum())} | timing
+        found = last | {"nan_candidates": failed} | timing
         write_json(run_dir / "summary.json", {"evolution": found})
     loss_plots.fitness(run_dir / "fitness.png", config, metrics, baseline_fitness(module, config, state))
     loss_plots.losses(run_dir, module, config, learned)
@@ -328,7 +322,8 @@ def compare_at_end(plan, mesh, run_dir):
         tune_seeds=plan.options.tune_seeds,
         max_members_at_once=plan.options.max_members_at_once,
     )
-    write_comparison(plan.script.module, plan.config, options, mesh, run_dir)
+    module = plan.script.module
+    write_comparison(module, plan.config, module.read_loss(run_dir), options, mesh, run_dir)
 
 
 def evaluate(script, argv):
@@ -338,10 +333,10 @@ def evaluate(script, argv):
     options = read_arguments(f"{script.path.name} evaluate", description, argv, run=CompareOptions()).run
     if not options.loss:
         raise UsageError("evaluate needs --loss: the run directory of an evolution, or its learned_loss.npz")
-    settings = check(lambda: module.read_loss(options.loss)).config
+    loss = check(lambda: module.read_loss(options.loss))
     changes = {"total_timesteps": options.total_timesteps} if options.total_timesteps else {}
     try:
-        config = from_json(script.Config, settings)
+        config = from_json(script.Config, loss.config)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"--loss {options.loss}: its settings do not fit {script.path.name} ({error})") from error
     config = check(lambda: dataclasses.replace(config, **changes))
@@ -352,14 +347,14 @@ def evaluate(script, argv):
         use_compile_cache()
     if options.run_dir and Path(options.run_dir).exists():
         raise UsageError(f"--run-dir {options.run_dir} exists already: choose a new folder")
-    loss = Path(options.loss)
-    run_dir = Path(options.run_dir or (loss if loss.is_dir() else loss.parent / f"{loss.stem}-evaluation"))
+    path = Path(options.loss)
+    run_dir = Path(options.run_dir or (path if path.is_dir() else path.parent / f"{path.stem}-evaluation"))
     try:
         with mendable(run_dir, "try a smaller --max-members-at-once", "choose another --run-dir, or free some space"):
             run_dir.mkdir(parents=True, exist_ok=True)
             set_aside(run_dir)
             options = dataclasses.replace(options, env_ids=env_ids)
-            write_comparison(module, config, options, make_mesh(options.num_seeds), run_dir)
+            write_comparison(module, config, loss, options, make_mesh(options.num_seeds), run_dir)
     except Interrupted:
         print("stopped; nothing was written")
         return 130
@@ -377,9 +372,8 @@ def set_aside(run_dir):
                 shutil.copyfile(run_dir / name, run_dir / f"evaluation-{number}" / name)
 
 
-def write_comparison(module, config, options, mesh, run_dir):
+def write_comparison(module, config, loss, options, mesh, run_dir):
     """Compares and writes evaluation.csv, tuning.csv, summary.json and comparison.png; prints the tables."""
-    loss = module.read_loss(options.loss)
     evaluation, tuning = compare.compare(module, config, loss.learned, loss.first, options, mesh)
     summary = compare.summarize(module, config, evaluation, tuning)
     try:
@@ -392,4 +386,4 @@ def write_comparison(module, config, options, mesh, run_dir):
     for name, table in (("tuning.csv", tuning), ("evaluation.csv", evaluation)):  # the last says that all is there
         with replacing(run_dir / name) as temporary:
             table.to_csv(temporary, index=False)
-    compare.print_tables(summary, config.num_updates * config.steps_per_update, compare.evolved_outcome(module, config))
+    compare.print_tables(summary, config.num_updates * config.steps_per_update, module.evolved_outcome(config))

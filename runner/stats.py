@@ -34,7 +34,7 @@ def interval(scores, statistic=iqm):
 def probability_of_improvement(scores, others):
     """{p, low, high}: how probably one of scores (n,) is above one of others (m,), ties half, with a 95 % interval.
 
-    As in rliable (Agarwal et al. 2021, section 4.3): the Mann-Whitney statistic, resampling both sides. NaN counts as
+    As in rliable (Agarwal et al. 2021): the Mann-Whitney statistic, resampling both sides. NaN counts as
     below all numbers.
     """
     scores, others = (np.nan_to_num(np.asarray(x, np.float64), nan=-np.inf) for x in (scores, others))
