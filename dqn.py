@@ -51,6 +51,7 @@ class Config:
     start_e: float = 1.0  # epsilon, the share of random actions, at the start
     end_e: float = 0.05  # epsilon at the end of the exploration
     exploration_fraction: float = 0.5  # of total_timesteps, over which epsilon falls linearly
+    network: str = "mlp"  # mlp, or cnn: a 3x3 convolution before the hidden layers, for images such as MinAtar's
     hidden_size: int = 120  # width of the first hidden layer
     last_hidden_size: int = 84  # width of the second hidden layer
     log_frequency: int = 1_000  # env steps per update, the unit of metrics; rounded to whole gradient steps, at least 1
@@ -120,6 +121,10 @@ def check_config(config):
             f" so nothing would be trained: use at least {least}, or a smaller learning_starts"
         )
     make_env(config.env_id, config.env_params)
+    if config.network not in ("mlp", "cnn"):
+        raise ValueError(f"network must be mlp or cnn, not {config.network!r}")
+    if config.network == "cnn":
+        image_shape(config)
 
 
 @functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
@@ -179,23 +184,57 @@ def change_env_params(env_id, env_params, changes):
 
 
 # --- Network ----------------------------------------------------------------------------------------------------------
+class Convolution(nn.Module):
+    """(..., D) -> (..., F): 16 filters of 3x3 pixels and relu, over the image that D was (Young & Tian 2019, MinAtar).
+
+    Written as a dense layer over patches: under vmap over members that stays a matrix product, where nn.Conv becomes a
+    grouped convolution (8 members of Breakout-MinAtar on 2 cores: 7,100 against 700 env steps/s).
+    """
+
+    image_shape: tuple[int, int, int]  # height, width, channels
+
+    @nn.compact
+    def __call__(self, obs):
+        height, width, _ = self.image_shape
+        image = obs.reshape(*obs.shape[:-1], *self.image_shape)
+        patches = [image[..., i : height - 2 + i, j : width - 2 + j, :] for i in range(3) for j in range(3)]
+        filters = nn.Dense(16, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))
+        return nn.relu(filters(jnp.concatenate(patches, axis=-1))).reshape(*obs.shape[:-1], -1)
+
+
 class QNetwork(nn.Module):
     """(..., D) -> (..., A), the expected discounted return of each action."""
 
     num_actions: int
     hidden_size: int
     last_hidden_size: int
+    image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
 
     @nn.compact
     def __call__(self, obs):
-        x = nn.relu(nn.Dense(self.hidden_size)(obs.astype(jnp.float32)))
+        x = obs.astype(jnp.float32)
+        x = Convolution(self.image_shape)(x) if self.image_shape else x
+        x = nn.relu(nn.Dense(self.hidden_size)(x))
         x = nn.relu(nn.Dense(self.last_hidden_size)(x))
         return nn.Dense(self.num_actions)(x)
 
 
+def image_shape(config):
+    """(height, width, channels) of observations before they are flattened. Raises ValueError where that is no image."""
+    _, env_params = make_env(config.env_id, config.env_params)
+    shape = gymnax.make(config.env_id)[0].observation_space(env_params).shape
+    if len(shape) != 3 or min(shape[:2]) < 3:
+        raise ValueError(
+            f"network = cnn needs images of shape (height, width, channels), 3x3 or larger, but {config.env_id} shows"
+            f" {shape}: use network = mlp"
+        )
+    return shape
+
+
 def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
-    return QNetwork(env.action_space(env_params).n, config.hidden_size, config.last_hidden_size)
+    image = image_shape(config) if config.network == "cnn" else None
+    return QNetwork(env.action_space(env_params).n, config.hidden_size, config.last_hidden_size, image)
 
 
 # --- Algorithm --------------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ class Config:
     ent_coef: float = 0.01  # weight of the entropy bonus; continuous control mostly wants 0
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # gradients are clipped to this global norm
-    activation: str = "tanh"  # tanh or relu
+    network: str = "mlp"  # mlp, or cnn: a 3x3 convolution before the hidden layers, for images such as MinAtar's
+    activation: str = "tanh"  # of the hidden layers, tanh or relu
     hidden_size: int = 64  # width of the two hidden layers of the actor and of the critic
     normalize_obs: bool = False  # running normalisation of observations, clipped to +-10; for continuous control
     scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; for continuous control
@@ -101,6 +102,10 @@ def check_config(config):
             f" env steps, so nothing would be trained: use at least {size}"
         )
     make_env(config.env_id, config.env_params)
+    if config.network not in ("mlp", "cnn"):
+        raise ValueError(f"network must be mlp or cnn, not {config.network!r}")
+    if config.network == "cnn":
+        image_shape(config)
 
 
 @functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
@@ -166,12 +171,31 @@ class ClipActionWrapper(GymnaxWrapper):
 
 
 # --- Network ----------------------------------------------------------------------------------------------------------
+class Convolution(nn.Module):
+    """(..., D) -> (..., F): 16 filters of 3x3 pixels and relu, over the image that D was (Young & Tian 2019, MinAtar).
+
+    Written as a dense layer over patches: under vmap over members that stays a matrix product, where nn.Conv becomes a
+    grouped convolution (8 members of Breakout-MinAtar on 2 cores: 7,100 against 700 env steps/s).
+    """
+
+    image_shape: tuple[int, int, int]  # height, width, channels
+
+    @nn.compact
+    def __call__(self, obs):
+        height, width, _ = self.image_shape
+        image = obs.reshape(*obs.shape[:-1], *self.image_shape)
+        patches = [image[..., i : height - 2 + i, j : width - 2 + j, :] for i in range(3) for j in range(3)]
+        filters = nn.Dense(16, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))
+        return nn.relu(filters(jnp.concatenate(patches, axis=-1))).reshape(*obs.shape[:-1], -1)
+
+
 class ActorCritic(nn.Module):
     """An actor and a critic that share nothing (G13; advised by Andrychowicz et al. 2021, arXiv:2006.05990)."""
 
     action_space: spaces.Discrete | spaces.Box
     hidden_size: int
     activation: str
+    image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
 
     def setup(self):
         discrete = isinstance(self.action_space, spaces.Discrete)
@@ -186,7 +210,8 @@ class ActorCritic(nn.Module):
 
         hidden = [dense(self.hidden_size, math.sqrt(2)) for _ in range(2)]
         activation = ACTIVATIONS[self.activation]
-        return nn.Sequential([hidden[0], activation, hidden[1], activation, dense(output_size, output_gain)])
+        first = [Convolution(self.image_shape)] if self.image_shape else []
+        return nn.Sequential([*first, hidden[0], activation, hidden[1], activation, dense(output_size, output_gain)])
 
     def policy(self, obs):
         """(..., D) -> Categorical over A actions, or a diagonal Gaussian with a state-independent std (C1 to C3)."""
@@ -203,9 +228,22 @@ class ActorCritic(nn.Module):
         return self.policy(obs), self.value(obs)
 
 
+def image_shape(config):
+    """(height, width, channels) of observations before they are flattened. Raises ValueError where that is no image."""
+    _, env_params = make_env(config.env_id, config.env_params)
+    shape = gymnax.make(config.env_id)[0].observation_space(env_params).shape
+    if len(shape) != 3 or min(shape[:2]) < 3:
+        raise ValueError(
+            f"network = cnn needs images of shape (height, width, channels), 3x3 or larger, but {config.env_id} shows"
+            f" {shape}: use network = mlp"
+        )
+    return shape
+
+
 def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
-    return ActorCritic(env.action_space(env_params), config.hidden_size, config.activation)
+    image = image_shape(config) if config.network == "cnn" else None
+    return ActorCritic(env.action_space(env_params), config.hidden_size, config.activation, image)
 
 
 # --- Algorithm --------------------------------------------------------------------------------------------------------

@@ -49,15 +49,20 @@ def command(record):
     return shlex.join(["python", f"{record['script']}.py", *words])
 
 
+def add(run_dirs):
+    """Writes a row for each run directory into results/returns.csv."""
+    rows = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
+    new = [row(run_dir) for run_dir in run_dirs]
+    commands = [r["command"] for r in new]
+    write_rows(OUTPUT, [r for r in rows if r["command"] not in commands] + new)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dirs", nargs="+", type=Path)
     args = parser.parse_args()
-    rows = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
-    new = [row(run_dir) for run_dir in args.run_dirs]
-    commands = [r["command"] for r in new]
-    write_rows(OUTPUT, [r for r in rows if r["command"] not in commands] + new)
-    print(f"{len(new)} rows written to {OUTPUT}")
+    add(args.run_dirs)
+    print(f"{len(args.run_dirs)} rows written to {OUTPUT}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import tyro
 
 from runner.errors import UsageError, require
 from runner.members import make_batches, make_members, parse_float, parse_int, parse_sweep
+from runner.tuned import tuned_settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Options:
 
     num_seeds: int = 16  # agents per sweep point, all trained at once
     seed: int = 0  # the first seed; the others follow one by one
+    tuned: bool = False  # start from the settings of runner/tuned.toml for this environment; flags given go first
     sweep: tuple[str, ...] = ()  # "lr=1e-4,3e-4" "ent_coef=0,0.01" for a grid, "lr=log:1e-5:1e-2:16" or lin: for random
     run_dir: str = ""  # where to leave the record; by default runs/SCRIPT/ENV/TIME-HASH
     resume: str = ""  # a run directory to go on with, to its end; no other setting is needed
@@ -110,12 +112,12 @@ def make_plan(script, argv):
             '--sweep is given twice: write all its items after one, --sweep "lr=1e-4,3e-4" "ent_coef=0,0.01"'
         )
     resume = resumed_folder(argv)
-    record = read_record(resume, script) if resume is not None else None
+    record = read_record(resume, script) if resume is not None else tuned_defaults(script, argv)
     try:
         config, options = parse(script, argv, record)
     except InvalidConfig as error:
         raise UsageError(f"{error}{' (the settings beside --sweep must be valid too)' if sweeps else ''}") from None
-    if record is not None:
+    if resume is not None:
         refuse_changes(script, record, config, options)
     if options.track != "none":
         require(options.track, f"--track {options.track}")
@@ -130,6 +132,18 @@ def make_plan(script, argv):
     except ValueError as error:
         raise UsageError(f"--sweep: {error}") from None
     return Plan(script, config, options, points, members, batches, choose_run_dir(options, resume))
+
+
+def tuned_defaults(script, argv):
+    """With --tuned the settings that were tuned for the environment, as defaults for the other flags; else None."""
+    switches = [word for word in argv if word in ("--tuned", "--no-tuned")]
+    if switches[-1:] != ["--tuned"]:
+        return None
+    env_id = flag_value(argv, "--env-id") or script.Config.env_id
+    try:
+        return Record(script.Config(env_id=env_id, **tuned_settings(script.name, env_id)), script.Options())
+    except ValueError as error:
+        raise UsageError(f"--tuned: {error}") from error
 
 
 def choose_run_dir(options, resume):
@@ -222,13 +236,16 @@ def no_such_flag(flag, names):
 
 # --- Resuming ---------------------------------------------------------------------------------------------------------
 def flag_value(argv, flag):
-    """The text given to a flag, or None; for --resume and --preset, which parsing takes its defaults from."""
+    """The text given to a flag, or None; for those that parsing takes its defaults from."""
     found = None
     for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") != flag:
+            continue
+        if equals:
+            found = value
+        elif i + 1 < len(argv):
             found = argv[i + 1]
-        if word.startswith(f"{flag}="):
-            found = word.removeprefix(f"{flag}=")
     return found  # of several the last, as parsing has it
 
 

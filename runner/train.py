@@ -24,8 +24,10 @@ from runner.devices import (
 )
 from runner.errors import Interrupted, go_on_after, mendable
 from runner.evaluate import make_evaluate
+from runner.members import show
 from runner.progress import Progress
 from runner.record import MetricsFile, open_record
+from runner.tuned import tuned_settings
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
 NOTABLE_BYTES = 1e9  # of the states of all members trained at once: said before training
@@ -60,6 +62,10 @@ def run(plan):
         use_compile_cache()
     mesh = make_mesh(max(len(batch.members) for batch in plan.batches))
     run_dir, tracker = open_record(plan, mesh, f"{len(plan.members)} members")
+    if plan.options.tuned and not plan.options.resume:
+        names = tuned_settings(plan.script.name, plan.config.env_id)
+        shown = ", ".join(f"{name}={show(getattr(plan.config, name))}" for name in names)
+        print(f"settings tuned for {plan.config.env_id}: {shown or 'the defaults'}")
     steps = sum(batch.config.num_updates * batch.config.steps_per_update * len(batch.members) for batch in plan.batches)
     progress = Progress(steps, tracker)
     less = (

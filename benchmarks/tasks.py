@@ -1,0 +1,164 @@
+"""What is tuned and measured: the environments, what each script starts from in them, and the space it is tuned in."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs"
+TUNED = ROOT / "runner" / "tuned.toml"
+
+SMALL = (
+    "CartPole-v1",
+    "Acrobot-v1",
+    "MountainCar-v0",
+    "Catch-bsuite",
+    "DeepSea-bsuite",
+    "MemoryChain-bsuite",
+    "UmbrellaChain-bsuite",
+    "FourRooms-misc",
+)
+CONTINUOUS = ("Pendulum-v1", "MountainCarContinuous-v0", "Reacher-misc")
+MINATAR = tuple(f"{game}-MinAtar" for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders", "Seaquest"))
+PLAYS = {"ppo": SMALL + CONTINUOUS + MINATAR, "dqn": SMALL + MINATAR, "ppo_rnn": SMALL + CONTINUOUS + MINATAR}
+
+# What the search starts from: settings that it does not vary. {} are the script's defaults.
+NORMALIZED = {"normalize_obs": True, "scale_reward": True}
+LARGE_BATCH = {"num_envs": 64, "num_steps": 128, "num_minibatches": 8, "activation": "relu"}  # as PureJaxRL for MinAtar
+BASE = {
+    "ppo": {
+        "small": {},
+        # As CleanRL's ppo_continuous_action, with 8 environments in place of 1
+        "continuous": {"num_envs": 8, "num_steps": 256, "num_minibatches": 32, "update_epochs": 10, "lr": 3e-4}
+        | {"ent_coef": 0.0}
+        | NORMALIZED,
+        "minatar": LARGE_BATCH | {"total_timesteps": 10_000_000},
+    },
+    "ppo_rnn": {"small": {}, "continuous": NORMALIZED, "minatar": LARGE_BATCH | {"total_timesteps": 1_000_000}},
+    "dqn": {
+        "small": {},
+        # As the DQN of MinAtar's paper (Young & Tian 2019) in batch, buffer and target; a gradient step per 4 env steps
+        "minatar": {
+            "total_timesteps": 1_000_000,
+            "num_envs": 4,
+            "train_frequency": 1,
+            "buffer_size": 100_000,
+            "learning_starts": 5_000,
+            "batch_size": 64,
+            "target_network_frequency": 1_000,
+            "log_frequency": 4_000,
+            "lr": 1e-3,
+            "exploration_fraction": 0.1,
+            "n_step": 3,
+        },
+    },
+}
+SPARSE = {"MountainCar-v0": NORMALIZED}  # its reward says nothing before the goal: PPO needs values near 1
+
+# Random search, the same points in every environment: (how to draw, low, high), or choices. "below_one" draws 1 - x.
+PPO_SPACE = {
+    "lr": ("log", 1e-4, 5e-3),
+    "gamma": ("below_one", 1e-3, 1e-1),
+    "gae_lambda": ("below_one", 1e-2, 3e-1),
+    "ent_coef": ("log", 1e-4, 1e-1),
+    "clip_eps": ("lin", 0.1, 0.4),
+}
+SPACE = {
+    "ppo": PPO_SPACE,
+    "ppo_rnn": PPO_SPACE,
+    "dqn": {
+        "lr": ("log", 1e-4, 3e-3),
+        "gamma": ("below_one", 3e-3, 1e-1),
+        "end_e": ("log", 5e-3, 1e-1),
+        "exploration_fraction": ("lin", 0.05, 0.6),
+        "n_step": (1, 3),
+    },
+}
+POINTS = 8  # of which the first is the start itself
+SEARCH_SEED = 1000  # the first seed of a search; results are reported on seeds from 0
+REPORTED_SEEDS = {"minatar": 8}  # else 16
+
+
+class Budget(NamedTuple):
+    """What a search spends on each point."""
+
+    seeds: int
+    steps: int
+
+
+def group(env_id):
+    return "minatar" if env_id in MINATAR else "continuous" if env_id in CONTINUOUS else "small"
+
+
+def base(script, env_id):
+    """The settings that a search starts from."""
+    settings = dict(BASE[script][group(env_id)])
+    if script != "dqn":
+        settings |= SPARSE.get(env_id, {})
+    return settings
+
+
+def budget(script, env_id):
+    """The same for every environment of a group; smaller where a step costs more."""
+    if group(env_id) == "minatar":
+        return Budget(seeds=2, steps={"ppo": 1_000_000, "ppo_rnn": 500_000, "dqn": 300_000}[script])
+    return Budget(seeds=2 if script == "ppo_rnn" else 4, steps=500_000)
+
+
+def reported_seeds(env_id):
+    return REPORTED_SEEDS.get(group(env_id), 16)
+
+
+def draw_points(script, start):
+    """POINTS points of a script's space: [{field: value}]; the first one is start, a dict with each of its fields."""
+    rng = np.random.default_rng(0)
+    points = [{name: start[name] for name in SPACE[script]}]
+    return points + [{name: draw(rng, *how) for name, how in SPACE[script].items()} for _ in range(POINTS - 1)]
+
+
+def draw(rng, kind, *bounds):
+    if kind == "lin":
+        return rounded(rng.uniform(*bounds))
+    if kind in ("log", "below_one"):
+        value = rounded(np.exp(rng.uniform(*np.log(bounds))))
+        return rounded(1 - value, 4) if kind == "below_one" else value
+    return int(rng.choice([kind, *bounds]))
+
+
+def rounded(value, digits=2):
+    return float(f"{value:.{digits}g}")
+
+
+# --- Settings as flags and as lines ----------------------------------------------------------------------------------
+def flags(settings):
+    """Settings as words of a command line."""
+    words = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
+
+
+def read_tuned():
+    return tomllib.loads(TUNED.read_text()) if TUNED.exists() else {}
+
+
+HEADER = """\
+# Settings that differ from a script's defaults, per environment; `--tuned` starts from them. Written by
+# `python benchmarks/tune.py`: the best of 8 points of a random search on other seeds than the reported ones.
+# benchmarks/tasks.py has the space and what a search starts from, results/tuning.csv every point with its returns.
+"""
+
+
+def write_tuned(settings):
+    """Writes {script: {env_id: {field: value}}}, a line per script and environment."""
+    text = HEADER
+    for script, lines in settings.items():
+        text += f"\n[{script}]\n"
+        for env_id in (e for e in PLAYS[script] if e in lines):
+            items = ", ".join(f"{name} = {json.dumps(value)}" for name, value in lines[env_id].items())
+            text += f"{json.dumps(env_id)} = {{ {items} }}\n" if items else f"{json.dumps(env_id)} = {{}}\n"
+    TUNED.write_text(text)

@@ -1,0 +1,75 @@
+"""Tunes scripts: a random search per environment with the runner's own --sweep; the best point goes to tuned.toml.
+
+    python benchmarks/tune.py                                         # everything that is not tuned yet: many hours
+    python benchmarks/tune.py --scripts ppo --envs CartPole-v1 Acrobot-v1
+
+Every point and its returns go to results/tuning.csv. Stop it at any time: the same command goes on where it was, for
+the runs lie in runs/tuning/SCRIPT/ENV. benchmarks/tasks.py has the space and the budget.
+"""
+
+import argparse
+import csv
+import importlib
+import json
+import sys
+from dataclasses import asdict
+
+from suite import finished, train
+from tasks import PLAYS, ROOT, RUNS, SEARCH_SEED, base, budget, draw_points, flags, read_tuned, write_tuned
+from throughput import machine, write_rows
+
+OUTPUT = ROOT / "results" / "tuning.csv"
+
+
+def tune(script, env_id):
+    """Searches, and returns the rows of the table and the settings of the best point that are not the defaults."""
+    sys.path.insert(0, str(ROOT))
+    defaults = asdict(importlib.import_module(script).Config())
+    start, spent = base(script, env_id), budget(script, env_id)
+    points = draw_points(script, defaults | start)
+    swept = " ".join(f"{name}={','.join(str(point[name]) for point in points)}" for name in points[0])
+    words = ["--env-id", env_id, *flags(start | {"total_timesteps": spent.steps}), "--sweep", swept]
+    words += ["--num-seeds", str(spent.seeds), "--seed", str(SEARCH_SEED), "--eval-episodes", "8"]
+    run_dir = RUNS / "tuning" / script / env_id
+    train(script, words, run_dir)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    best = summary["best_point"]
+    settings = {k: v for k, v in (start | points[best]).items() if v != defaults[k]}
+    return rows(script, env_id, spent, summary), settings
+
+
+def rows(script, env_id, spent, summary):
+    """A dict per point."""
+    for i, point in enumerate(summary["points"]):
+        final = point["final_return"]
+        yield (
+            {"script": script, "env_id": env_id, "total_timesteps": spent.steps, "point": i}
+            | {"settings": " ".join(f"{name}={value:g}" for name, value in point["values"].items())}
+            | {"seeds": f"{SEARCH_SEED}-{SEARCH_SEED + spent.seeds - 1}", "nan_seeds": point["nan_seeds"]}
+            | {key: "" if final[key] is None else round(final[key], 3) for key in ("iqm", "low", "high")}
+            | {"chosen": i == summary["best_point"]}
+            | machine()
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scripts", nargs="+", default=list(PLAYS), choices=list(PLAYS))
+    parser.add_argument("--envs", nargs="+")
+    args = parser.parse_args()
+    for script in args.scripts:
+        for env_id in args.envs or PLAYS[script]:
+            if env_id in read_tuned().get(script, {}) and finished(RUNS / "tuning" / script / env_id):
+                continue
+            new, settings = tune(script, env_id)
+            kept = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
+            kept = [row for row in kept if (row["script"], row["env_id"]) != (script, env_id)]
+            write_rows(OUTPUT, kept + list(new))
+            lines = {name: dict(read_tuned().get(name, {})) for name in PLAYS}
+            lines[script][env_id] = settings
+            write_tuned(lines)
+            print(f"tuned {script} for {env_id}: {settings or 'the defaults'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Settings that a search found, one line per script and environment in tuned.toml; --tuned starts from them."""
+
+import tomllib
+from pathlib import Path
+
+TUNED = Path(__file__).with_name("tuned.toml")
+
+
+def tuned_settings(script, env_id):
+    """Fields of a script's Config ("ppo") that are tuned for an environment: Config(env_id=..., **tuned_settings(...)).
+
+    Raises ValueError, naming the environments that are there, if there is no line for this one.
+    """
+    lines = tomllib.loads(TUNED.read_text()).get(script, {})
+    if env_id not in lines:
+        known = ", ".join(lines) or "none yet"
+        raise ValueError(f"no settings of {script}.py are tuned for {env_id}; there are some for: {known}")
+    return lines[env_id]
