@@ -17,14 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from throughput import machine, write_rows  # noqa: E402
+import jax
+import numpy as np
+from throughput import machine, write_rows
 
-import meta_evolve_loss as meta  # noqa: E402
-import ppo  # noqa: E402
-from runner.devices import compile_program, make_mesh, spread_over  # noqa: E402
-from runner.evolve import frames_per_generation  # noqa: E402
+import meta_evolve_loss as meta
+import ppo
+from runner.devices import compile_program, make_mesh, spread_over
+from runner.evolve import frames_per_generation
 
 REPEATS = 7
 

@@ -25,15 +25,21 @@ def row(run_dir):
     record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
     (point,) = summary["points"]
     final, greedy = point["final_return"], point["greedy_return"]
-    scores = {f"final_{name}": final[key] for name, key in (*IQM, *MEAN)} | {
-        f"greedy_{name}": greedy[key] for name, key in IQM
-    }
+    scores = {f"final_{name}": final[key] for name, key in (*IQM, *MEAN)}
+    scores |= {f"greedy_{name}": greedy[key] for name, key in IQM}
+    seconds, speed = summary["timing"]["train_seconds"], summary["timing"]["env_steps_per_second"]
     config = record["config"]
     return (
         {"script": record["script"], "env_id": config["env_id"], "env_params": config["env_params"]}
-        | {"seeds": point["seeds"], "total_timesteps": config["total_timesteps"]}
-        | {name: round(score, 3) for name, score in scores.items()}
-        | {"train_seconds": round(summary["timing"]["train_seconds"], 1)}
+        | {"seeds": point["seeds"], "nan_seeds": point["nan_seeds"], "total_timesteps": config["total_timesteps"]}
+        | {name: "" if score is None else round(score, 3) for name, score in scores.items()}
+        # Of a resumed run the timing is that of its last part
+        | {
+            "train_seconds": round(point["seeds"] * config["total_timesteps"] / speed, 1)
+            if speed
+            else round(seconds, 1)
+        }
+        | {"steps_per_second": round(speed) if speed else ""}
         | machine()
         | {"python": record["versions"]["python"], "jax": record["versions"]["jax"], "date": record["started"][:10]}
         | {"command": command(record)}
@@ -49,12 +55,17 @@ def command(record):
     return shlex.join(["python", f"{record['script']}.py", *words])
 
 
+def commands():
+    """The commands whose results are there."""
+    return [row["command"] for row in csv.DictReader(OUTPUT.open())] if OUTPUT.exists() else []
+
+
 def add(run_dirs):
     """Writes a row for each run directory into results/returns.csv."""
     rows = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
     new = [row(run_dir) for run_dir in run_dirs]
-    commands = [r["command"] for r in new]
-    write_rows(OUTPUT, [r for r in rows if r["command"] not in commands] + new)
+    replaced = [r["command"] for r in new]
+    write_rows(OUTPUT, [r for r in rows if r["command"] not in replaced] + new)
 
 
 def main():

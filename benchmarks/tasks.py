@@ -1,6 +1,7 @@
 """What is tuned and measured: the environments, what each script starts from in them, and the space it is tuned in."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,9 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs"
-TUNED = ROOT / "runner" / "tuned.toml"
+sys.path.insert(0, str(ROOT))
+from runner.record import replacing
+from runner.tuned import TUNED
 
 SMALL = (
     "CartPole-v1",
@@ -27,7 +30,7 @@ PLAYS = {"ppo": SMALL + CONTINUOUS + MINATAR, "dqn": SMALL + MINATAR, "ppo_rnn":
 
 # What the search starts from: settings that it does not vary. {} are the script's defaults.
 NORMALIZED = {"normalize_obs": True, "scale_reward": True}
-LARGE_BATCH = {"num_envs": 64, "num_steps": 128, "num_minibatches": 8, "activation": "relu"}  # as PureJaxRL for MinAtar
+LARGE_BATCH = {"num_envs": 64, "num_steps": 128, "num_minibatches": 8, "activation": "relu"}
 BASE = {
     "ppo": {
         "small": {},
@@ -40,7 +43,7 @@ BASE = {
     "ppo_rnn": {"small": {}, "continuous": NORMALIZED, "minatar": LARGE_BATCH | {"total_timesteps": 1_000_000}},
     "dqn": {
         "small": {},
-        # As the DQN of MinAtar's paper (Young & Tian 2019) in batch, buffer and target; a gradient step per 4 env steps
+        # Buffer, warm-up and target network as MinAtar's own DQN; twice its batch, a gradient step per 4 env steps
         "minatar": {
             "total_timesteps": 1_000_000,
             "num_envs": 4,
@@ -80,6 +83,7 @@ SPACE = {
 POINTS = 8  # of which the first is the start itself
 SEARCH_SEED = 1000  # the first seed of a search; results are reported on seeds from 0
 REPORTED_SEEDS = {"minatar": 8}  # else 16
+NETWORK_STEPS = {"ppo": 1_000_000, "dqn": 300_000}  # to compare mlp and cnn with: a cnn takes eight times as long
 
 
 class Budget(NamedTuple):
@@ -161,4 +165,5 @@ def write_tuned(settings):
         for env_id in (e for e in PLAYS[script] if e in lines):
             items = ", ".join(f"{name} = {json.dumps(value)}" for name, value in lines[env_id].items())
             text += f"{json.dumps(env_id)} = {{ {items} }}\n" if items else f"{json.dumps(env_id)} = {{}}\n"
-    TUNED.write_text(text)
+    with replacing(TUNED) as temporary:
+        temporary.write_text(text)

@@ -13,14 +13,18 @@ import importlib
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from peer_worker import peak_memory_mb
+
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from runner.record import replacing
+
 REPEATS = 7
 SECONDS = 4.0  # per repeat
 COLUMNS = (
@@ -66,8 +70,7 @@ def measure(name, env_id, seeds):
         state, seconds = run(state, updates)
         speeds.append(seeds * updates * config.steps_per_update / seconds)
     low, middle, high = statistics.quantiles(speeds, n=4)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-    values = (name, env_id, seeds, mesh.size, program.compile_seconds, middle, low, high, peak)
+    values = (name, env_id, seeds, mesh.size, program.compile_seconds, middle, low, high, peak_memory_mb())
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -90,7 +93,7 @@ def machine():
 
 def write_rows(path, rows):
     path.parent.mkdir(exist_ok=True)
-    with open(path, "w", newline="") as file:
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -107,7 +110,7 @@ def main():
     if args.one:
         print(json.dumps(measure(args.scripts[0], args.env_id, args.seeds[0])))
         return
-    rows, description = [], machine()
+    rows, description = [], machine() | {"command": "python benchmarks/throughput.py"}
     print(f"{description['machine']}, jax {description['jax']}: median of {REPEATS} [quartiles]")
     print(f"{'script':10} {'seeds':>6} {'compile s':>10} {'env steps/s':>28} {'peak MB':>9}")
     for name in args.scripts:

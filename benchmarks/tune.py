@@ -11,10 +11,9 @@ import argparse
 import csv
 import importlib
 import json
-import sys
 from dataclasses import asdict
 
-from suite import finished, train
+from suite import train
 from tasks import PLAYS, ROOT, RUNS, SEARCH_SEED, base, budget, draw_points, flags, read_tuned, write_tuned
 from throughput import machine, write_rows
 
@@ -23,33 +22,38 @@ OUTPUT = ROOT / "results" / "tuning.csv"
 
 def tune(script, env_id):
     """Searches, and returns the rows of the table and the settings of the best point that are not the defaults."""
-    sys.path.insert(0, str(ROOT))
     defaults = asdict(importlib.import_module(script).Config())
     start, spent = base(script, env_id), budget(script, env_id)
     points = draw_points(script, defaults | start)
     swept = " ".join(f"{name}={','.join(str(point[name]) for point in points)}" for name in points[0])
-    words = ["--env-id", env_id, *flags(start | {"total_timesteps": spent.steps}), "--sweep", swept]
+    settings = start | {"total_timesteps": spent.steps}
+    words = ["--env-id", env_id, *flags(settings), "--sweep", swept]
     words += ["--num-seeds", str(spent.seeds), "--seed", str(SEARCH_SEED), "--eval-episodes", "8"]
     run_dir = RUNS / "tuning" / script / env_id
-    train(script, words, run_dir)
+    train(script, words, run_dir, settings)
     summary = json.loads((run_dir / "summary.json").read_text())
-    best = summary["best_point"]
-    settings = {k: v for k, v in (start | points[best]).items() if v != defaults[k]}
-    return rows(script, env_id, spent, summary), settings
+    best = start | summary["points"][summary["best_point"]]["values"]
+    return rows(script, env_id, start, spent, summary), {k: v for k, v in best.items() if v != defaults[k]}
 
 
-def rows(script, env_id, spent, summary):
+def rows(script, env_id, start, spent, summary):
     """A dict per point."""
     for i, point in enumerate(summary["points"]):
-        final = point["final_return"]
+        final, settings = point["final_return"], start | point["values"]
         yield (
             {"script": script, "env_id": env_id, "total_timesteps": spent.steps, "point": i}
-            | {"settings": " ".join(f"{name}={value:g}" for name, value in point["values"].items())}
+            | {"settings": " ".join(f"{k}={v}" for k, v in settings.items() if k != "total_timesteps")}
             | {"seeds": f"{SEARCH_SEED}-{SEARCH_SEED + spent.seeds - 1}", "nan_seeds": point["nan_seeds"]}
             | {key: "" if final[key] is None else round(final[key], 3) for key in ("iqm", "low", "high")}
             | {"chosen": i == summary["best_point"]}
             | machine()
+            | {"command": f"python benchmarks/tune.py --scripts {script} --envs {env_id}"}
         )
+
+
+def recorded(script, env_id):
+    rows = csv.DictReader(OUTPUT.open()) if OUTPUT.exists() else []
+    return any((row["script"], row["env_id"]) == (script, env_id) for row in rows)
 
 
 def main():
@@ -59,7 +63,7 @@ def main():
     args = parser.parse_args()
     for script in args.scripts:
         for env_id in args.envs or PLAYS[script]:
-            if env_id in read_tuned().get(script, {}) and finished(RUNS / "tuning" / script / env_id):
+            if env_id in read_tuned().get(script, {}) and recorded(script, env_id):
                 continue
             new, settings = tune(script, env_id)
             kept = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []

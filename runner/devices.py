@@ -41,6 +41,17 @@ def over_members(function, mesh, num_scalars=0, **jit_options):
     return jax.jit(split, **jit_options)
 
 
+def map_all(function, count):
+    """vmap over the leading axis of all arguments, count long; where that is 1 without: a smaller program."""
+    if count > 1:
+        return jax.vmap(function)
+
+    def only_one(*args):
+        return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], args)))
+
+    return only_one
+
+
 def spread_over(mesh, at_once=0):
     """Returns spread(function), a vmap over members on all devices, at_once of them at a time (0: all)."""
     return lambda function: functools.partial(map_members, function, mesh, at_once)
@@ -92,11 +103,14 @@ def use_compile_cache():
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def compile_program(jitted, *args):
-    """Lowers and compiles a jitted function for args, arrays or shapes."""
+RUNS_ONCE = {"xla_backend_optimization_level": 0}  # how to compile a program that runs once: 1.0 s in place of 2.5 s
+
+
+def compile_program(jitted, *args, options=None):
+    """Lowers and compiles a jitted function for args, arrays or shapes; options are XLA's."""
     lowered = jitted.lower(*args)
     with without_cache_warning():
-        return lowered.compile()
+        return lowered.compile(compiler_options=options)
 
 
 @contextlib.contextmanager

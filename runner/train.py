@@ -14,8 +14,10 @@ import numpy as np
 from runner import report
 from runner.checkpoint import Checkpoints, from_host, host_shapes, to_host
 from runner.devices import (
+    RUNS_ONCE,
     compile_program,
     make_mesh,
+    map_all,
     member_shapes,
     over_members,
     padded_count,
@@ -24,10 +26,9 @@ from runner.devices import (
 )
 from runner.errors import Interrupted, go_on_after, mendable
 from runner.evaluate import make_evaluate
-from runner.members import show
 from runner.progress import Progress
 from runner.record import MetricsFile, open_record
-from runner.tuned import tuned_settings
+from runner.tuned import tuned_note
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
 NOTABLE_BYTES = 1e9  # of the states of all members trained at once: said before training
@@ -63,9 +64,7 @@ def run(plan):
     mesh = make_mesh(max(len(batch.members) for batch in plan.batches))
     run_dir, tracker = open_record(plan, mesh, f"{len(plan.members)} members")
     if plan.options.tuned and not plan.options.resume:
-        names = tuned_settings(plan.script.name, plan.config.env_id)
-        shown = ", ".join(f"{name}={show(getattr(plan.config, name))}" for name in names)
-        print(f"settings tuned for {plan.config.env_id}: {shown or 'the defaults'}")
+        print(tuned_note(plan.script.name, plan.config))
     steps = sum(batch.config.num_updates * batch.config.steps_per_update * len(batch.members) for batch in plan.batches)
     progress = Progress(steps, tracker)
     less = (
@@ -93,8 +92,11 @@ def build(script, config, float_names, num_members, mesh, episodes):
     """Compiles init and chunk, and prepares evaluate, for num_members (padded) members of one static config."""
     start = time.monotonic()
 
+    train_config = script.make_train(config)  # one for init and for chunk: JAX traces its update once
+
     def train(floats, key, **options):
-        return script.make_train(dataclasses.replace(config, **floats))(key, **options)
+        train_point = script.make_train(dataclasses.replace(config, **floats)) if floats else train_config
+        return train_point(key, **options)
 
     @jax.jit  # here and below: a traced function is used again where its shapes are asked for, and not traced twice
     def init(seed, floats):
@@ -111,7 +113,7 @@ def build(script, config, float_names, num_members, mesh, episodes):
         finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]
         return state, {name: x[0] for name, x in metrics.items()} | {"finite": jnp.stack(finite).all()}
 
-    update = jax.jit(jax.vmap(update_one))
+    update = jax.jit(map_all(update_one, num_members // mesh.size))
 
     def update_and_store(i, loop):
         state, floats, buffer = loop
@@ -133,9 +135,10 @@ def build(script, config, float_names, num_members, mesh, episodes):
     one_seed = jax.ShapeDtypeStruct((), jnp.uint32)
     one_floats = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in float_names}
     one_state = jax.eval_shape(init, one_seed, one_floats)
+    once = RUNS_ONCE if mesh.devices.flat[0].platform == "cpu" else None
     seeds, floats, like = member_shapes((one_seed, one_floats, one_state), num_members, mesh)
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled_init = compile_program(over_members(init_all, mesh), seeds, floats)
+    compiled_init = compile_program(over_members(init_all, mesh), seeds, floats, options=once)
     compiled_chunk = compile_program(over_members(chunk, mesh, num_scalars=1, donate_argnums=0), like, floats, number)
     seconds = time.monotonic() - start
     return Program(compiled_init, compiled_chunk, over_members(jax.vmap(evaluate_one), mesh), like, seconds)

@@ -3,6 +3,8 @@
 import tomllib
 from pathlib import Path
 
+from runner.members import show
+
 TUNED = Path(__file__).with_name("tuned.toml")
 
 
@@ -16,3 +18,12 @@ def tuned_settings(script, env_id):
         known = ", ".join(lines) or "none yet"
         raise ValueError(f"no settings of {script}.py are tuned for {env_id}; there are some for: {known}")
     return lines[env_id]
+
+
+def tuned_note(script, config):
+    """What --tuned says: the settings, and what was given in place of them."""
+    settings = []
+    for name, value in tuned_settings(script, config.env_id).items():
+        given = getattr(config, name)
+        settings.append(f"{name}={show(value)}" + (f" ({show(given)} given)" if given != value else ""))
+    return f"settings tuned for {config.env_id}: {', '.join(settings) or 'the defaults'}"

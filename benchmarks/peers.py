@@ -1,0 +1,226 @@
+"""Against what people use today: the same environment, network, hyperparameters and steps, in one run on one machine.
+
+    python benchmarks/peers.py                    # everything that is not there yet: two hours on two cores
+    python benchmarks/peers.py --algos ppo --turns 1
+
+Every peer is installed from PyPI into an environment of its own (runs/peers/NAME). Measurements follow one another,
+turn by turn, each in a fresh process without a compile cache, and go to results/peers.csv; learning curves to
+results/peers_curves.csv, pictures to results/peers_*.png. Stop it at any time: the same command goes on where it was.
+Keep the machine otherwise idle.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from peer_worker import BINS
+from tasks import ROOT, RUNS, flags
+from throughput import machine, write_rows
+
+sys.path.insert(0, str(ROOT))
+from runner.plots import draw_curve, finish_curves, plt, save
+from runner.stats import describe
+
+OUTPUT, CURVES = ROOT / "results" / "peers.csv", ROOT / "results" / "peers_curves.csv"
+ENV_ID, STEPS = "CartPole-v1", 500_000
+TURNS = 3
+
+
+class Peer(NamedTuple):
+    name: str  # as people write it
+    requirements: tuple[str, ...]  # () is this project
+    many: bool  # trains several agents in one program; the others run one after the other
+
+
+PEERS = {
+    "ours": Peer("this project", (), True),
+    "rejax": Peer("rejax", ("rejax==0.1.3", "gymnax<1", "jax==0.9.2"), True),
+    "sbx": Peer("sbx", ("sbx-rl==0.28.0", "jax==0.9.2", "flax==0.12.6"), False),
+    "sb3": Peer("stable-baselines3", ("stable-baselines3==2.9.2",), False),
+}
+COLORS = {"ours": "tab:blue", "rejax": "tab:green", "sbx": "tab:orange", "sb3": "tab:red"}
+# What all can do, but for rejax's clipped value loss. DQN: rejax has layers of 64 only, and a gradient step per step
+SETTINGS = {
+    "ppo": {
+        "num_envs": 4, "num_steps": 128, "num_minibatches": 4, "update_epochs": 4, "lr": 2.5e-4, "anneal_lr": True,
+        "gamma": 0.99, "gae_lambda": 0.95, "clip_eps": 0.2, "clip_value": False, "ent_coef": 0.01, "vf_coef": 0.5,
+        "max_grad_norm": 0.5, "hidden_size": 64,
+    },
+    "dqn": {
+        "num_envs": 10, "train_frequency": 1, "buffer_size": 10_000, "learning_starts": 1_000, "batch_size": 128,
+        "lr": 2.5e-4, "anneal_lr": False, "gamma": 0.99, "target_network_frequency": 500, "exploration_fraction": 0.5,
+        "end_e": 0.05, "hidden_size": 64,
+    },
+}  # fmt: skip
+AGENTS = (1, 16, 64)
+CURVE_SEEDS = 16  # of those that train them in one program; of the others, the agents that were timed
+
+
+def python_of(peer):
+    """The peer's own Python, installed on first use."""
+    if not PEERS[peer].requirements:
+        return sys.executable
+    folder = RUNS / "peers" / peer
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS[peer].requirements], check=True)
+        (folder / "installed").touch()
+    return str(python)
+
+
+def measure(peer, algo, agents, seed, curves=False):
+    """{compile_seconds, train_seconds, peak_memory_mb, versions, curves (agents, BINS)} of one training."""
+    task = {"peer": peer, "algo": algo, "env_id": ENV_ID, "agents": agents, "seed": seed, "steps": STEPS}
+    task |= {"curves": curves, "settings": SETTINGS[algo], "root": str(ROOT), "words": words(algo, agents, seed)}
+    command = [python_of(peer), str(ROOT / "benchmarks" / "peer_worker.py"), json.dumps(task)]
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"JAX_PLATFORMS": "cpu"}
+    log = RUNS / "peers" / f"{peer}.log"
+    with open(log, "w") as errors:
+        found = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+    if found.returncode:
+        sys.exit(f"{PEERS[peer].name} failed, see {log}")
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def words(algo, agents, seed):
+    """The command line of this project for the same settings."""
+    settings = dict(SETTINGS[algo])
+    if algo == "dqn":  # two hidden layers of one size, and the loss of stable-baselines3 and sbx
+        settings |= {"last_hidden_size": settings["hidden_size"], "huber_loss": True}
+        del settings["anneal_lr"]
+    return [
+        f"{algo}.py",
+        *flags(settings),
+        "--total-timesteps",
+        str(STEPS),
+        "--num-seeds",
+        str(agents),
+        "--seed",
+        str(seed),
+    ]
+
+
+def plan(algos, turns):
+    """(algo, peer, agents, turn) in the order in which they are measured: turns interleave the peers."""
+    for algo in algos:
+        for turn in range(turns):
+            for agents in AGENTS:
+                for peer in PEERS:
+                    if (agents == 1 or PEERS[peer].many) and not (agents == 64 and turn):  # those take longest
+                        yield algo, peer, agents, turn
+
+
+def read(path):
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def measure_all(algos, turns):
+    rows, curves = read(OUTPUT), read(CURVES)
+    done = {(r["algo"], r["peer"], int(r["agents"]), int(r["turn"])) for r in rows}
+    for key in plan(algos, turns):
+        if key in done:
+            continue
+        algo, peer, agents, turn = key
+        found = measure(peer, algo, agents, seed=turn)
+        if agents == (CURVE_SEEDS if PEERS[peer].many else 1) and (turn == 0 or not PEERS[peer].many):
+            # rejax knows returns by evaluation only, and is timed without
+            own = measure(peer, algo, agents, seed=turn, curves=True) if peer == "rejax" else found
+            names = range(agents) if PEERS[peer].many else [turn]
+            curves = [r for r in curves if (r["algo"], r["peer"]) != (algo, peer) or int(r["agent"]) not in names]
+            curves += curve_rows(algo, peer, names, own["curves"])
+            write_rows(CURVES, curves)
+        row = {"algo": algo, "peer": peer, "agents": agents, "turn": turn, "env_id": ENV_ID, "env_steps": STEPS}
+        for name in ("compile_seconds", "train_seconds", "peak_memory_mb"):
+            row[name] = "" if found[name] is None else round(found[name], 2)
+        versions = {k: v for k, v in machine().items() if k != "jax"} | {"versions": found["versions"]}
+        rows.append(row | versions | {"command": f"python benchmarks/peers.py --algos {algo}"})
+        write_rows(OUTPUT, rows)  # last: what is here is not measured again
+        seconds = f"{row['compile_seconds'] or 0:.1f} s + {row['train_seconds']:.1f} s"
+        print(f"{algo} {peer}, {agents} agents, turn {turn}: {seconds}", flush=True)
+
+
+def curve_rows(algo, peer, names, curves):
+    for name, curve in zip(names, curves, strict=True):
+        for at, value in enumerate(curve):
+            step = (at + 1) * STEPS // BINS
+            line = {"algo": algo, "peer": peer, "agent": name, "env_steps": step}
+            yield line | {"episode_return": "" if value is None else round(value, 2)}
+
+
+# --- Table and pictures -----------------------------------------------------------------------------------------------
+def summarize():
+    """A dict per (algo, peer): seconds for each number of agents, compile included, and the final return."""
+    rows, curves = pd.read_csv(OUTPUT), pd.read_csv(CURVES)
+    rows["total"] = rows["train_seconds"] + rows["compile_seconds"].fillna(0.0)
+    summary = []
+    for (algo, peer), own in rows.groupby(["algo", "peer"], sort=False):
+        one = own[own["agents"] == 1]
+        found = {"algo": algo, "peer": PEERS[peer].name, "compile_seconds": one["compile_seconds"].median()}
+        for agents in AGENTS:
+            timed = own[own["agents"] == agents]["total"]
+            extrapolated = timed.empty and not PEERS[peer].many
+            found[f"seconds_{agents}"] = one["total"].median() * agents if extrapolated else timed.median()
+            found[f"extrapolated_{agents}"] = bool(extrapolated)
+        found["peak_memory_mb"] = one["peak_memory_mb"].median()
+        table = curves[(curves["algo"] == algo) & (curves["peer"] == peer)]
+        last = table[table["env_steps"] > 0.9 * STEPS].groupby("agent")["episode_return"].mean()
+        summary.append(found | {"final": describe(last.to_numpy())})
+    return summary
+
+
+def pictures():
+    """Return against steps, and against the wall-clock of one agent."""
+    rows, table = pd.read_csv(OUTPUT), pd.read_csv(CURVES)
+    for algo, own in table.groupby("algo"):
+        figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
+        for peer, curves in own.groupby("peer"):
+            returns = curves.pivot(index="agent", columns="env_steps", values="episode_return")
+            steps = returns.columns.to_numpy() - STEPS / BINS / 2  # the middle of what a point is the mean of
+            known = returns.notna().all().to_numpy()
+            label = f"{PEERS[peer].name}, {len(returns)} agents"
+            values = returns.to_numpy()[:, known]
+            draw_curve(axes[0], steps[known], values, COLORS[peer], label)
+            one = rows[(rows["algo"] == algo) & (rows["peer"] == peer) & (rows["agents"] == 1)]
+            wait, seconds = one["compile_seconds"].fillna(0.0).median(), one["train_seconds"].median()
+            label = f"{PEERS[peer].name}: {wait + seconds:.0f} s"
+            draw_curve(axes[1], wait + seconds * steps[known] / STEPS, values, COLORS[peer], label)
+        finish_curves(axes[0], f"{algo.upper()} on {ENV_ID}: equal settings", "episode return: IQM and 95 % interval")
+        finish_curves(axes[1], "the same against time, one agent, compiling included", "episode return")
+        axes[1].set(xlabel="seconds (logarithmic)", xscale="log")
+        axes[1].xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        save(figure, ROOT / "results" / f"peers_{algo}.png")
+
+
+def show(summary):
+    for found in summary:
+        times = [
+            f"{'~' if found[f'extrapolated_{n}'] else ''}{found[f'seconds_{n}']:.0f} s" for n in AGENTS
+            if not np.isnan(found[f"seconds_{n}"])
+        ]  # fmt: skip
+        final = f"{found['final']['iqm']:.1f} [{found['final']['low']:.1f}, {found['final']['high']:.1f}]"
+        print(f"{found['algo']} {found['peer']:18} {' / '.join(times):28} return {final}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--algos", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--turns", type=int, default=TURNS)
+    args = parser.parse_args()
+    for peer in PEERS:
+        python_of(peer)
+    measure_all(args.algos, args.turns)
+    pictures()
+    show(summarize())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Writes the tables of README.md and docs/ from results/*.csv, between their markers.
+
+python benchmarks/tables.py            # after new results
+python benchmarks/tables.py --check    # fails if a table is not what the files say; a test does this
+"""
+
+import argparse
+import math
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+from tasks import PLAYS, ROOT, TUNED
+
+from runner.record import replacing
+
+RESULTS = ROOT / "results"
+DOCUMENTS = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+ENVIRONMENTS = list(PLAYS["ppo"])
+
+# What others publish, to stand beside: CleanRL's benchmark, mean and standard deviation over its seeds (classic
+# control at 500,000 steps), and for the MinAtar games the range for agents of this kind at 10,000,000 steps
+REFERENCES = {
+    ("ppo", "CartPole-v1"): "490.04 ± 6.12",
+    ("ppo", "Acrobot-v1"): "−86.36 ± 1.32",
+    ("dqn", "CartPole-v1"): "488.69 ± 16.11",
+    ("dqn", "Acrobot-v1"): "−91.54 ± 7.20",
+    ("ppo", "Breakout-MinAtar"): "40 to 50",
+    ("ppo", "SpaceInvaders-MinAtar"): "167 to 170",
+    ("ppo", "Asterix-MinAtar"): "15",
+    ("ppo", "Freeway-MinAtar"): "58 to 62",
+}
+
+
+def number(value):
+    """As many digits as say something, and a minus sign that is one."""
+    text = f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+    text = text.removeprefix("-") if not float(text) else text
+    return text.replace("-", "−")
+
+
+def interval(row, middle, low=None, high=None):
+    """The middle's column with those of its interval, by default named alike."""
+    bounds = [row[low or f"{middle}_low"], row[high or f"{middle}_high"]]
+    return f"{number(row[middle])} [{', '.join(map(number, bounds))}]"
+
+
+def markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def returns_rows():
+    return pd.read_csv(RESULTS / "returns.csv", keep_default_na=False)
+
+
+def tuned_rows():
+    """The rows of benchmarks/suite.py: {(script, env_id): row}."""
+    rows = [row for row in returns_rows().to_dict("records") if "--tuned" in row["command"].split()]
+    return {(row["script"], row["env_id"]): row for row in rows if "--network" not in row["command"]}
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+def overview():
+    """An environment per line, a script per column."""
+    rows, found = [], tuned_rows()
+    for env_id in ENVIRONMENTS:
+        cells = []
+        for script in PLAYS:
+            row = found.get((script, env_id))
+            cells.append(
+                f"{interval(row, 'final_iqm')}{steps_note(row)}" if row else "" if env_id in PLAYS[script] else "—"
+            )
+        if any(cell not in ("", "—") for cell in cells):
+            rows.append([env_id, *cells, "; ".join(f"{s} {t}" for (s, e), t in REFERENCES.items() if e == env_id)])
+    return markdown(["environment", *(f"`{script}.py`" for script in PLAYS), "published"], rows)
+
+
+def steps_note(row):
+    return "" if row["total_timesteps"] == 500_000 else f" at {row['total_timesteps'] / 1e6:g}M"
+
+
+def returns():
+    """Everything that benchmarks/suite.py measures."""
+    rows, found = [], tuned_rows()
+    for script, env_ids in PLAYS.items():
+        for env_id in env_ids:
+            row = found.get((script, env_id))
+            if row is None:
+                continue
+            scores = [interval(row, name) for name in ("final_iqm", "final_mean", "greedy_iqm")]
+            costs = [f"{row['train_seconds']:,.0f} s", f"{float(row['steps_per_second']):,.0f}"]
+            steps, published = f"{row['total_timesteps']:,}", REFERENCES.get((script, env_id), "")
+            rows.append([f"`{script}.py`", env_id, row["seeds"], steps, *scores, published, *costs])
+    header = ["script", "environment", "seeds", "env steps", "IQM", "mean", "greedy policy, IQM", "published"]
+    return markdown([*header, "trained in", "env steps/s"], rows)
+
+
+def tuning():
+    """What the search found, and what of it held on other seeds."""
+    table, found = pd.read_csv(RESULTS / "tuning.csv"), tuned_rows()
+    lines = tomllib.loads(TUNED.read_text())
+    rows = []
+    for script, env_ids in PLAYS.items():
+        for env_id in env_ids:
+            own = table[(table["script"] == script) & (table["env_id"] == env_id)]
+            if own.empty or env_id not in lines.get(script, {}):
+                continue
+            first, best = own[own["point"] == 0].iloc[0], own[own["chosen"]].iloc[0]
+            row = found.get((script, env_id))
+            settings = ", ".join(f"{k}={v}" for k, v in lines[script][env_id].items()) or "the defaults"
+            spent = f"{first['total_timesteps']:,}", first["seeds"]
+            scores = number(first["iqm"]), number(best["iqm"]), interval(row, "final_iqm") if row else ""
+            rows.append([f"`{script}.py`", env_id, *spent, *scores, settings])
+    header = ["script", "environment", "env steps", "seeds", "the start", "the best point", "reported (seeds from 0)"]
+    return markdown([*header, "settings"], rows)
+
+
+def memory():
+    """Tasks that need a memory, with the same settings for both scripts."""
+    table = returns_rows()
+    rows = []
+    tasks = (("MemoryChain-bsuite", "memory_length=10"), ("PositionOnlyCartPole-v1", ""))
+    for env_id, env_params in tasks:
+        own = table[(table["env_id"] == env_id) & (table["env_params"] == env_params)].set_index("script")
+        cells = [interval(own.loc[script], "final_mean") for script in ("ppo_rnn", "ppo")]
+        rows.append([f"{env_id}, {env_params}" if env_params else env_id, *cells])
+    return markdown(["environment", "`ppo_rnn.py`, mean", "`ppo.py`, mean"], rows)
+
+
+def networks():
+    """mlp against cnn, with otherwise the same settings and steps."""
+    rows = []
+    table = returns_rows()
+    table = table[table["command"].str.contains("--network ")]
+    for (script, env_id, steps), own in table.groupby(["script", "env_id", "total_timesteps"], sort=False):
+        found = {row["command"].split("--network ")[1].split()[0]: row for row in own.to_dict("records")}
+        if set(found) != {"mlp", "cnn"}:
+            continue
+        found = {network: found[network] for network in ("mlp", "cnn")}
+        cells = [interval(row, "final_iqm") for row in found.values()]
+        seconds = [f"{row['train_seconds']:,.0f} s" for row in found.values()]
+        rows.append([f"`{script}.py`", env_id, own["seeds"].iloc[0], f"{steps:,}", *cells, *seconds])
+    header = ["script", "environment", "seeds", "env steps", "`mlp`, IQM", "`cnn`, IQM", "`mlp` trained in", "`cnn`"]
+    return markdown(header, rows)
+
+
+def throughput():
+    rows = [
+        [f"`{row['script']}.py`", row["seeds"], speed(row), f"{row['compile_seconds']:.1f} s", megabytes(row)]
+        for row in pd.read_csv(RESULTS / "throughput.csv").to_dict("records")
+    ]
+    return markdown(["script", "seeds", "env steps/s, median of 7 [quartiles]", "compile", "peak memory"], rows)
+
+
+def megabytes(row):
+    return f"{row['peak_memory_mb']:,.0f} MB"
+
+
+def speed(row):
+    return f"{row['steps_per_second']:,.0f} [{row['low']:,.0f}, {row['high']:,.0f}]"
+
+
+def peers():
+    from peers import AGENTS, summarize
+
+    rows = []
+    for found in summarize():
+        times = ["" if math.isnan(found[f"seconds_{n}"]) else f"{found[f'seconds_{n}']:,.0f} s" for n in AGENTS]
+        times = [f"≈ {text}" if found[f"extrapolated_{n}"] else text for n, text in zip(AGENTS, times, strict=True)]
+        wait = "" if math.isnan(found["compile_seconds"]) else f"{found['compile_seconds']:.1f} s"
+        final = interval(found["final"], "iqm", "low", "high")
+        rows.append([found["algo"].upper(), found["peer"], final, found["final"]["n"], *times, wait, megabytes(found)])
+    header = ["", "", "return, IQM", "agents", *(f"{n} agent{'s' if n > 1 else ''}" for n in AGENTS)]
+    return markdown([*header, "of which compiling, 1 agent", "peak memory, 1 agent"], rows)
+
+
+def evolution():
+    """Learned value losses on CartPole-v1, mean over training, beside the hand-written one."""
+    table = pd.read_csv(RESULTS / "evolution.csv")
+    table = table[(table["env_id"] == "CartPole-v1") & ~table["command"].str.contains("--env-ids")]
+    rows = []
+    for (command, seed), own in table.groupby(["command", "seed"], sort=False):
+        losses = {row["loss"]: row for row in own.to_dict("records")}
+        names = ("learned", "hand-written", "hand-written, tuned")
+        cells = [
+            interval(losses[name], *(f"mean_over_training_{key}" for key in ("iqm", "low", "high"))) for name in names
+        ]
+        better = {f"p_{k}": losses["hand-written, tuned"][f"learned_better_{k}"] for k in ("p", "low", "high")}
+        chance = f"{better['p_p']:.2f} [{better['p_low']:.2f}, {better['p_high']:.2f}]"
+        rows.append([f"seed {seed}{', from scratch' if '--start scratch' in command else ''}", *cells, chance])
+    header = [
+        "evolution",
+        "learned",
+        "hand-written, `vf_coef` 0.5",
+        "hand-written, tuned",
+        "P(learned better than tuned)",
+    ]
+    return markdown(header, rows)
+
+
+TABLES = {f.__name__: f for f in (overview, returns, tuning, memory, networks, throughput, peers, evolution)}
+
+
+def rewritten(text):
+    """The text of a document with its tables as the files have them now."""
+    return MARKED.sub(lambda found: found[1] + "\n" + TABLES[found[2]]() + "\n" + found[3], text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing, fail if a table differs")
+    args = parser.parse_args()
+    for path in DOCUMENTS:
+        text = path.read_text()
+        new = rewritten(text)
+        if new != text and args.check:
+            sys.exit(f"{path.name} has tables that differ from results/: python benchmarks/tables.py")
+        if new != text:
+            with replacing(path) as temporary:
+                temporary.write_text(new)
+            print(f"written: {Path(path).relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

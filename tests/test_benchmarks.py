@@ -1,0 +1,272 @@
+"""Tuned settings, the search that finds them, and the tables made of results."""
+
+import dataclasses
+import importlib.util
+import json
+import re
+import textwrap
+import tomllib
+from pathlib import Path
+
+import jax
+import numpy as np
+import peer_worker
+import peers
+import pytest
+import suite
+import tables
+import tasks
+
+import dqn
+import ppo
+import ppo_rnn
+from runner.cli import Script, make_plan
+from runner.errors import UsageError
+from runner.tuned import TUNED, tuned_settings
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn}
+LINES = [(name, env_id) for name, lines in tomllib.loads(TUNED.read_text()).items() for env_id in lines]
+
+
+def plan(*argv, script=ppo):
+    parts = (script.Config, script.make_env, script.make_train, script.make_policy)
+    return make_plan(Script(Path(script.__file__), *parts), list(argv))
+
+
+# --- Tuned settings ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "env_id"), LINES)
+def test_every_line_is_a_valid_config_that_says_no_default(name, env_id):
+    settings = tuned_settings(name, env_id)
+    config = SCRIPTS[name].Config(env_id=env_id, **settings)
+    defaults = dataclasses.asdict(SCRIPTS[name].Config())
+    assert all(getattr(config, field) != defaults[field] for field in settings)
+    found = plan("--env-id", env_id, "--tuned", script=SCRIPTS[name])
+    assert found.config == config and found.options.tuned
+
+
+@pytest.fixture
+def lines(monkeypatch, tmp_path):
+    """A file of settings that no search will change."""
+    path = tmp_path / "tuned.toml"
+    path.write_text('[ppo]\n"CartPole-v1" = { lr = 0.002, num_envs = 8 }\n"Acrobot-v1" = { gamma = 0.9 }\n')
+    monkeypatch.setattr("runner.tuned.TUNED", path)
+
+
+def test_flags_go_before_tuned_settings(lines):
+    assert plan("--tuned").config == ppo.Config(lr=0.002, num_envs=8)  # for the default environment
+    assert plan("--tuned", "--lr", "0.1").config == ppo.Config(lr=0.1, num_envs=8)
+    for words in (["--env-id", "Acrobot-v1"], ["--env-id=Acrobot-v1"], ["--env_id", "Acrobot-v1"]):
+        assert plan("--tuned", *words).config == ppo.Config("Acrobot-v1", gamma=0.9)
+        assert plan(*words, "--tuned", "--no-tuned").config == ppo.Config("Acrobot-v1")
+    swept = plan("--tuned", "--sweep", "lr=1,2", "--num-seeds", "1")
+    assert [member.values for member in swept.members] == [{"lr": 1.0}, {"lr": 2.0}] and swept.config.num_envs == 8
+
+
+def test_an_environment_that_is_not_tuned_is_named_with_those_that_are(lines):
+    with pytest.raises(UsageError, match=r"--tuned: no settings of ppo.py are tuned for Catch-bsuite; .*Acrobot-v1"):
+        plan("--tuned", "--env-id", "Catch-bsuite")
+    with pytest.raises(ValueError, match=r"no settings of dqn.py are tuned for CartPole-v1; there are some for: none"):
+        tuned_settings("dqn", "CartPole-v1")
+
+
+# --- The search -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_search_starts_from_valid_settings_and_draws_the_same_points_everywhere(name):
+    script, others = SCRIPTS[name], []
+    for env_id in tasks.PLAYS[name]:
+        start = dataclasses.asdict(script.Config(env_id=env_id, **tasks.base(name, env_id)))
+        points = tasks.draw_points(name, start)
+        assert len(points) == tasks.POINTS and points[0] == {field: start[field] for field in tasks.SPACE[name]}
+        others.append(points[1:])
+        for point in points:
+            script.Config(**start | point)
+    assert all(points == others[0] for points in others)
+    assert len({json.dumps(point) for point in others[0]}) == tasks.POINTS - 1
+
+
+def test_draws_stay_within_their_bounds():
+    rng = np.random.default_rng(0)
+    for how, low, high in (
+        (("log", 1e-4, 1e-2), 1e-4, 1e-2),
+        (("lin", 1, 3), 1, 3),
+        (("below_one", 0.01, 0.1), 0.9, 0.99),
+    ):
+        drawn = [tasks.draw(rng, *how) for _ in range(200)]
+        assert low <= min(drawn) < max(drawn) <= high
+    below_middle = np.mean([tasks.draw(rng, "log", 1e-4, 1e-2) < 1e-3 for _ in range(2000)])
+    assert 0.45 < below_middle < 0.55  # as many below the geometric middle as above
+    assert {tasks.draw(rng, 1, 3) for _ in range(50)} == {1, 3}
+
+
+def test_tuned_settings_survive_being_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "TUNED", tmp_path / "tuned.toml")
+    settings = {"ppo": {"CartPole-v1": {}, "Pendulum-v1": {"lr": 3e-4, "normalize_obs": True, "activation": "relu"}}}
+    settings |= {"dqn": {"CartPole-v1": {"n_step": 3}}, "ppo_rnn": {}}
+    tasks.write_tuned(settings)
+    assert tasks.read_tuned() == settings
+    assert len([line for line in tasks.TUNED.read_text().splitlines() if " = {" in line]) == 3  # a line each
+
+
+# --- Tables and peers -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", tables.DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_what_the_files_say(path):
+    text = path.read_text()
+    assert tables.rewritten(text) == text, "results/ has changed: python benchmarks/tables.py"
+
+
+def test_the_check_of_tables_can_fail():
+    text = (ROOT / "README.md").read_text()
+    table = tables.MARKED.search(text)
+    digit = next(i for i in range(table.start(), table.end()) if text[i].isdigit())
+    changed = f"{text[:digit]}{9 - int(text[digit])}{text[digit + 1 :]}"
+    assert changed != text and tables.rewritten(changed) == text
+
+
+def test_every_marker_has_its_end():
+    for text in (path.read_text() for path in tables.DOCUMENTS):
+        assert text.count("<!-- table: ") == text.count("<!-- end of table -->") == len(tables.MARKED.findall(text))
+
+
+def test_all_tables_are_shown_somewhere():
+    shown = "".join(path.read_text() for path in tables.DOCUMENTS)
+    assert {name for name in tables.TABLES if f"<!-- table: {name} -->" in shown} == set(tables.TABLES)
+
+
+def test_numbers_of_tables():
+    assert [tables.number(x) for x in (-159.46, 0.0004, -0.0001, 12.0, -0.25)] == [
+        "−159.5",
+        "0.000",
+        "0.000",
+        "12.0",
+        "−0.250",
+    ]
+
+
+def test_a_measurement_of_peers_goes_on_where_it_was_stopped(monkeypatch, tmp_path):
+    """Stopped at any of its measurements and started again: the same rows and curves, each once."""
+    monkeypatch.setattr(peers, "RUNS", tmp_path)
+
+    def finish(folder, stop_at):
+        monkeypatch.setattr(peers, "OUTPUT", tmp_path / folder / "peers.csv")
+        monkeypatch.setattr(peers, "CURVES", tmp_path / folder / "curves.csv")
+        calls = []
+
+        def measure(peer, algo, agents, seed, curves=False):
+            calls.append(peer)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            own = [] if peer == "rejax" and not curves else [[float(i)] * peers.BINS for i in range(agents)]
+            timing = {"compile_seconds": None, "train_seconds": 2.0, "peak_memory_mb": 3.0, "versions": "x 1"}
+            return timing | {"curves": own}
+
+        monkeypatch.setattr(peers, "measure", measure)
+        try:
+            peers.measure_all(["ppo"], turns=2)
+        except KeyboardInterrupt:
+            peers.measure_all(["ppo"], turns=2)
+        return peers.OUTPUT.read_text(), peers.CURVES.read_text()
+
+    whole = finish("whole", stop_at=0)
+    assert len(whole[0].splitlines()) == 1 + 2 * (4 + 2) + 2  # four with one agent, two with 16 and, once, with 64
+    assert len(whole[1].splitlines()) == 1 + peers.BINS * (16 + 16 + 2 + 2)
+    for stop_at in (1, 4, 6, 7, 11):
+        assert finish(f"stopped-{stop_at}", stop_at) == whole
+    found = {row["peer"]: row for row in peers.summarize()}
+    assert found["stable-baselines3"]["seconds_64"] == 128.0 and found["stable-baselines3"]["extrapolated_64"]
+    assert found["rejax"]["seconds_64"] == 2.0 and not found["rejax"]["extrapolated_64"]
+    assert found["sbx"]["final"]["mean"] == 0.0 and found["rejax"]["final"]["mean"] == 7.5
+
+
+def test_a_result_is_trained_and_recorded_once(monkeypatch, tmp_path):
+    trained, run_dir = [], tmp_path / "run"
+
+    def train(script, words, run_dir, settings):
+        trained.append(words)
+        (run_dir / "summary.json").parent.mkdir(exist_ok=True)
+        (run_dir / "summary.json").touch()
+
+    added = []
+    monkeypatch.setattr(suite, "train", train)
+    monkeypatch.setattr(suite.returns, "commands", lambda: [c for c in added if c])
+    monkeypatch.setattr(suite.returns, "add", lambda run_dirs: added.append(None))  # killed before it was written
+    suite.report("ppo", "Breakout-MinAtar", [], run_dir, {})
+    monkeypatch.setattr(
+        suite.returns,
+        "add",
+        lambda run_dirs: added.append("python ppo.py --env-id Breakout-MinAtar --tuned --num-seeds 8"),
+    )
+    suite.report("ppo", "Breakout-MinAtar", [], run_dir, {})
+    suite.report("ppo", "Breakout-MinAtar", [], run_dir, {})
+    assert len(trained) == 2 and len(added) == 2
+
+
+def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    record = {"command": "python ppo.py --env-id CartPole-v1 --tuned --run-dir x", "config": {"lr": 0.1}}
+    (run_dir / "config.json").write_text(json.dumps(record))
+    (run_dir / "summary.json").touch()
+    words = ["--env-id", "CartPole-v1", "--tuned"]
+    suite.train("ppo", words, run_dir, {"lr": 0.1})  # finished: nothing to do
+    for other, settings in ((words, {"lr": 0.2}), (["--env-id", "Acrobot-v1", "--tuned"], {"lr": 0.1})):
+        with pytest.raises(SystemExit, match="other settings than those of now: delete it"):
+            suite.train("ppo", other, run_dir, settings)
+
+
+def test_curves_of_peers_are_means_of_what_ended_in_each_stretch():
+    curve = peer_worker.binned([1, 4, 5, 6, 99, 100], [10.0, 20.0, 30.0, 50.0, 70.0, 90.0], total=100)
+    assert curve == [15.0, 40.0, *[40.0] * 17, 80.0]
+    assert peer_worker.binned([50], [7.0], total=100) == [*[None] * 10, *[7.0] * 10]
+
+
+def test_curves_of_updates_weigh_like_curves_of_episodes(tmp_path):
+    """Two updates of 100 steps in one stretch: ten episodes of length 10 and return 1, one of 100 and return 12."""
+    path = tmp_path / "metrics.csv"
+    path.write_text(
+        "member,env_steps,episode_return,episode_length\n0,100,1,10\n0,200,12,100\n1,100,nan,nan\n1,200,3,50\n"
+    )
+    curves = peer_worker.binned_updates(path, total=200 * peer_worker.BINS)
+    assert curves[0][0] == pytest.approx((10 * 1 + 1 * 12) / 11) and curves[1][0] == pytest.approx(3.0)
+    assert curves[0][1:] == [None] * (peer_worker.BINS - 1)
+
+
+# --- The guide --------------------------------------------------------------------------------------------------------
+def num_weights(module):
+    train = module.make_train(module.Config(total_timesteps=512, hidden_size=8))
+    state, _ = jax.eval_shape(train, jax.random.key(0))
+    return len(jax.tree.leaves(state.params))
+
+
+def test_the_guides_third_hidden_layer(tmp_path):
+    source = (ROOT / "ppo.py").read_text()
+    edited = source.replace("for _ in range(2)]", "for _ in range(3)]").replace(
+        "hidden[1], activation, dense(", "hidden[1], activation, hidden[2], activation, dense("
+    )
+    assert edited.count("hidden[2]") == 1 and "range(3)" in edited
+    (tmp_path / "edited_ppo.py").write_text(edited)
+    spec = importlib.util.spec_from_file_location("edited_ppo", tmp_path / "edited_ppo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert num_weights(module) == num_weights(ppo) + 2 * 2  # kernel and bias, of the actor and of the critic
+
+
+def test_the_guides_loss_trains():
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "huber" in b]
+    names = {}
+    exec(textwrap.dedent(block), names)
+    np.testing.assert_allclose(names["huber"](np.array([0.5, 3.0]), 0.0, 0.0, None), [0.125, 2.5])
+    _, metrics = jax.eval_shape(names["train"], jax.random.key(0))
+    assert "value_loss" in metrics
+
+
+def test_every_metric_is_in_the_glossary():
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    for script in SCRIPTS.values():
+        small = {"total_timesteps": 4096, "env_id": "CartPole-v1"} | (
+            {"learning_starts": 1000} if script is dqn else {}
+        )
+        _, metrics = jax.eval_shape(script.make_train(script.Config(**small)), jax.random.key(0))
+        missing = [name for name in metrics if f"| `{name}` |" not in guide]
+        assert not missing, missing

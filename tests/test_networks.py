@@ -1,0 +1,65 @@
+"""network = cnn: the convolution against flax's own, that it learns, and that images only are taken."""
+
+from dataclasses import replace
+
+import flax.linen as nn
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dqn
+import ppo
+
+SMALL = {
+    "ppo": ppo.Config("Breakout-MinAtar", total_timesteps=256, num_envs=4, num_steps=32, hidden_size=8, network="cnn"),
+    "dqn": dqn.Config(
+        "Breakout-MinAtar", total_timesteps=400, learning_starts=100, log_frequency=100, buffer_size=200, batch_size=8,
+        hidden_size=8, last_hidden_size=8, network="cnn",
+    ),
+}  # fmt: skip
+SCRIPTS = {"ppo": ppo, "dqn": dqn}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_convolution_is_flaxs_own(name):
+    """The same kernel, given as (3, 3, channels, filters) there and as one matrix of patches here."""
+    obs = jax.random.uniform(jax.random.key(0), (2, 5, 7 * 6 * 4))  # not square: rows and columns can't be swapped
+    layer = SCRIPTS[name].Convolution((7, 6, 4))
+    params = layer.init(jax.random.key(1), obs)["params"]["Dense_0"]
+    params = {"kernel": params["kernel"], "bias": jnp.linspace(-0.1, 0.1, 16)}
+    theirs = {"kernel": params["kernel"].reshape(3, 3, 4, 16), "bias": params["bias"]}
+    image = obs.reshape(2, 5, 7, 6, 4)
+    expected = nn.relu(nn.Conv(16, (3, 3), padding="VALID").apply({"params": theirs}, image)).reshape(2, 5, -1)
+    np.testing.assert_allclose(layer.apply({"params": {"Dense_0": params}}, obs), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_parameter_of_a_cnn_is_trained(name):
+    train = SCRIPTS[name].make_train(SMALL[name])
+    first = jax.jit(lambda key: train(key, num_updates=0)[0].params)(jax.random.key(0))
+    state, metrics = jax.jit(train)(jax.random.key(0))
+    moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), first, state.params)
+    assert all(distance > 0 for distance in jax.tree.leaves(moved)), moved
+    assert np.isfinite(metrics["grad_norm"]).all()
+    kernels = [x.shape for x in jax.tree.leaves(state.params) if x.shape == (36, 16)]
+    assert len(kernels) == {"ppo": 2, "dqn": 1}[name]  # an actor and a critic that share nothing, or one network
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_cnn_takes_images_only(name):
+    for env_id, shape in (("CartPole-v1", r"\(4,\)"), ("Catch-bsuite", r"\(10, 5\)")):
+        with pytest.raises(ValueError, match=f"network = cnn needs images.*{env_id} shows {shape}: use network = mlp"):
+            replace(SMALL[name], env_id=env_id)
+    with pytest.raises(ValueError, match="network must be mlp or cnn, not 'rnn'"):
+        replace(SMALL[name], network="rnn")
+
+
+def test_the_image_is_what_the_environment_shows():
+    for env_id in (e for e in gymnax.registered_envs if e.endswith("-MinAtar")):
+        env, env_params = gymnax.make(env_id)
+        obs, _ = env.reset(jax.random.key(0), env_params)
+        assert ppo.image_shape(replace(SMALL["ppo"], env_id=env_id)) == obs.shape
+        flat = ppo.make_env(env_id, "")[0].reset(jax.random.key(0), env_params)[0]
+        np.testing.assert_array_equal(flat.reshape(obs.shape), obs)
