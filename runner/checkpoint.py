@@ -1,34 +1,41 @@
-"""Checkpoints of one batch of members: orbax writes them atomically, a digest finds damage, nothing is pickled."""
+"""Checkpoints of one batch of members: orbax writes them atomically, a digest finds damage, nothing is pickled.
+
+Every process writes and reads the members on its own devices. A checkpoint knows nothing of the devices: it is read on
+any number of them, in any number of processes.
+"""
 
 import hashlib
 import shutil
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from runner.errors import UsageError, first_line
+from runner.hosts import await_verdict, is_first, wait_for_all
 
 KEEP = 2  # the newest ones; the older of the two is there in case the newest is damaged
 
 
-def to_host(state, count=None):
-    """A state as numpy arrays, PRNG keys as their raw words; with count, the first count members of it."""
-    arrays = jax.tree.map(lambda x: np.asarray(raw(x)), state)
-    return arrays if count is None else jax.tree.map(lambda x: x[:count], arrays)
+def to_words(state):
+    """A state with PRNG keys as their raw words, which can be written."""
+    return jax.tree.map(raw, state)
 
 
-def from_host(arrays, like):
-    """Undoes to_host: raw words become PRNG keys again wherever `like`, a state's shapes and dtypes, has them."""
+def from_words(arrays, like):
+    """Undoes to_words: words become PRNG keys again wherever `like`, a state's shapes and dtypes, has them."""
     return jax.tree.map(lambda x, shape: jax.random.wrap_key_data(x) if is_key(shape) else x, arrays, like)
 
 
-def host_shapes(like, count=None):
-    """Shapes and dtypes of what to_host makes of a state with the shapes and dtypes `like`."""
-    shapes = jax.eval_shape(lambda state: jax.tree.map(raw, state), like)
-    own = (lambda shape: shape) if count is None else lambda shape: (count, *shape[1:])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(own(x.shape), x.dtype), shapes)
+def word_shapes(like, sharding=None):
+    """Shapes, dtypes and sharding of to_words of a state of shapes `like`; without a sharding, of each leaf's own."""
+    shapes = jax.eval_shape(to_words, like)
+    return jax.tree.map(
+        lambda x, own: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or own.sharding), shapes, like
+    )
 
 
 def raw(x):
@@ -39,12 +46,22 @@ def is_key(x):
     return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def digest(arrays):
-    """SHA-256 over all bytes of a tree of numpy arrays."""
-    total = hashlib.sha256()
-    for leaf in jax.tree.leaves(arrays):
-        total.update(np.ascontiguousarray(leaf))
-    return total.hexdigest()
+def digest(arrays, count):
+    """SHA-256 over a tree of arrays: over the digests of its first count rows, each made by the process that has it.
+
+    count None: the arrays have no member axis, and every process has them whole.
+    """
+    leaves = jax.tree.leaves(arrays)
+    if count is None:
+        return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
+    rows = {}
+    for leaf in leaves:
+        for shard in sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0):
+            for i, row in enumerate(np.asarray(shard.data), shard.index[0].start or 0):
+                rows.setdefault(i, hashlib.sha256()).update(row.tobytes())
+    own = np.stack([np.frombuffer(rows[i].digest(), np.uint8) for i in sorted(rows)])
+    every = own if leaves[0].is_fully_addressable else multihost_utils.process_allgather(own, tiled=True)
+    return hashlib.sha256(every[:count].tobytes()).hexdigest()
 
 
 class Loaded(NamedTuple):
@@ -57,29 +74,40 @@ class Loaded(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one batch, in one folder, numbered by updates done."""
+    """The checkpoints of one batch, in one folder, numbered by updates done.
 
-    def __init__(self, folder):
-        self.folder = folder.resolve()
+    count: members of the batch; further rows are padding, and neither digested nor kept on loading. None: the state
+    is not one of members, and lies whole on every device. alone: this process reads by itself, the others do not.
+    """
+
+    def __init__(self, folder, count=None, alone=False):
+        self.folder, self.count = folder.resolve(), count
+        me = jax.process_index()
+        among = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix="alone"
+        )
         options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=False)
+        if alone and jax.process_count() > 1:
+            options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=among)
         try:
             self.manager = ocp.CheckpointManager(self.folder, options=options)
         except Exception as error:  # orbax and tensorstore raise their own kinds for a full or read-only disk
             raise UsageError(f"can't write to {self.folder}: {first_line(error)}") from error
 
     def save(self, update, arrays, notes):
-        """Saves to_host's arrays and a JSON-able dict of notes. Raises UsageError if the disk is full or read-only."""
-        notes = notes | {"digest": digest(arrays)}
+        """Saves to_words' arrays and a JSON-able dict of notes. Raises UsageError if the disk is full or read-only."""
+        notes = notes | {"digest": digest(arrays, self.count)}
         parts = ocp.args.Composite(state=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes))
         try:
             self.manager.save(update, args=parts, force=True)
         except Exception as error:
+            await_verdict()
             kept = self.manager.latest_step()
             last = "no checkpoint yet" if kept is None else f"the last good checkpoint, update {kept}, is kept"
             raise UsageError(f"can't write a checkpoint to {self.folder} ({first_line(error)}); {last}") from error
 
     def load(self, like):
-        """Returns the newest whole checkpoint as Loaded; like: shapes and dtypes of to_host's arrays.
+        """Returns the newest whole checkpoint as Loaded; like: word_shapes of the state, on the devices of now.
 
         Raises UsageError if there are checkpoints, but none that can be read; they are left as they are.
         """
@@ -98,22 +126,35 @@ class Checkpoints:
 
     def restore(self, update, like):
         """One checkpoint, or None if it is damaged or of other shapes."""
-        parts = ocp.args.Composite(state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore())
+        # Not strict: of another number of devices, it has another number of rows of padding
+        state = ocp.args.StandardRestore(like, strict=self.count is None)
         try:
-            found = self.manager.restore(update, args=parts)
-            same = jax.tree.map(lambda x, shape: (x.shape, x.dtype) == (shape.shape, shape.dtype), found.state, like)
-            return found if jax.tree.all(same) and digest(found.state) == found.notes["digest"] else None
+            found = self.manager.restore(update, args=ocp.args.Composite(state=state, notes=ocp.args.JsonRestore()))
+            if digest(found.state, self.count) != found.notes["digest"]:
+                return None
         except Exception:  # whatever the damage makes the libraries raise
             return None
+        return ocp.args.Composite(state=repeat_last(found.state, self.count), notes=found.notes)
 
     def set_aside(self, steps):
         """Renames damaged checkpoints, so that training can write these updates again."""
-        for step in steps:
+        for step in steps if is_first() else []:
             aside = self.folder / f"damaged-{step}"
             shutil.rmtree(aside, ignore_errors=True)
             (self.folder / str(step)).rename(aside)
         if steps:
+            wait_for_all("damaged checkpoints are set aside")
             self.manager.reload()
 
     def close(self):
         self.manager.close()
+
+
+def repeat_last(arrays, count):
+    """Fills rows from count on with the last member, as device placement does: reading leaves them zero."""
+    size = len(jax.tree.leaves(arrays)[0]) if count else 0
+    if not count or size == count:
+        return arrays
+    index = jnp.minimum(np.arange(size), count - 1)
+    shardings = jax.tree.map(lambda x: x.sharding, arrays)
+    return jax.jit(lambda tree: jax.tree.map(lambda x: x[index], tree), out_shardings=shardings)(arrays)

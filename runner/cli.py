@@ -19,6 +19,8 @@ from runner.errors import UsageError, require
 from runner.members import make_batches, make_members, parse_float, parse_int, parse_sweep
 from runner.tuned import tuned_settings
 
+PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")  # where a run is, which may change
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -36,10 +38,15 @@ class Options:
     max_members_at_once: int = 0  # train in batches of at most so many agents; 0: all at once
     eval_episodes: int = 128  # episodes per member in the final evaluation, greedy and sampled each
     compile_cache: bool = True  # keep compiled programs between runs, in the user's cache folder
+    distributed: bool = False  # this is one of many processes; under SLURM and Open MPI nothing else is needed
+    coordinator: str = ""  # elsewhere: HOST:PORT, where process 0 is to be found
+    num_processes: int = 0  # and how many there are
+    process_id: int = 0  # and which one this is
 
     def __post_init__(self):
         least = {"num_seeds": 1, "seed": 0, "checkpoint_every": 0, "max_members_at_once": 0, "eval_episodes": 1}
         check_counts(self, least)
+        check_processes(self)
 
 
 def check_counts(options, least):
@@ -48,6 +55,18 @@ def check_counts(options, least):
         value = getattr(options, name)
         if not low <= value < 2**31:
             raise ValueError(f"{name} must be a whole number of at least {low}, not {value}")
+
+
+def check_processes(options):
+    """Raises ValueError where the settings of a run in many processes do not go together."""
+    by_hand = options.coordinator or options.num_processes or options.process_id
+    if by_hand and not options.distributed:
+        raise ValueError("coordinator, num_processes and process_id need --distributed beside them")
+    host, _, port = options.coordinator.rpartition(":")
+    if by_hand and not (host and port.isdigit() and 0 <= options.process_id < options.num_processes):
+        raise ValueError(
+            "by hand, distributed needs --coordinator HOST:PORT --num-processes N --process-id I, I from 0 to N - 1"
+        )
 
 
 class Script(NamedTuple):
@@ -61,7 +80,7 @@ class Script(NamedTuple):
 
     Options = Options
     # Settings that may differ between a run and its resumption: they touch neither training nor metrics.csv
-    FREE_OPTIONS = ("resume", "gif", "track", "checkpoint_every", "compile_cache")
+    FREE_OPTIONS = ("resume", "gif", "track", "checkpoint_every", "compile_cache", *PROCESSES)
 
     @property
     def name(self):
@@ -265,7 +284,8 @@ def read_record(folder, script):
     """Reads config.json of a run. Raises UsageError for a folder that is no run of this script as it is now."""
     try:
         saved = json.loads((folder / "config.json").read_text())
-        name, config, options = saved["script"], dict(saved["config"]), dict(saved["options"])
+        name, config = saved["script"], dict(saved["config"])
+        options = {k: v for k, v in saved["options"].items() if k not in PROCESSES}
     except (OSError, KeyError, TypeError, ValueError):
         raise UsageError(
             f"--resume {folder} is no run directory (no readable config.json): see the folders in runs/"

@@ -5,15 +5,15 @@ import signal
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from runner.devices import spread_over, without_cache_warning
+from runner.devices import everywhere, spread_over, without_cache_warning
 from runner.errors import Interrupted
+from runner.hosts import is_first
 from runner.members import make_members, parse_sweep, show
 from runner.report import with_interval
 from runner.stats import describe, probability_of_improvement
@@ -37,14 +37,18 @@ def compare(module, config, learned, first, options, mesh):
     at_once = min(options.max_members_at_once or options.num_seeds, options.num_seeds)
     outcome = module.evolved_outcome(config)
     evaluation, tuning = [], []
+    total = (len(tuners) + 5 * len(seeds)) * len(options.env_ids)
     with (
         interruptible(),
-        tqdm(total=(len(tuners) + 5 * len(seeds)) * len(options.env_ids), unit=" agents", dynamic_ncols=True) as bar,
+        tqdm(total=total, unit=" agents", dynamic_ncols=True, disable=not is_first()) as bar,
     ):
         for env_id in options.env_ids:
             bar.set_postfix_str(env_id)
             spread = spread_over(mesh)
-            agents = {loss: jax.jit(spread(module.make_agent(config, env_id, loss))) for loss in module.LOSSES}
+            agents = {}
+            for loss in module.LOSSES:
+                agent = from_seed(module.make_agent(config, env_id, loss))
+                agents[loss] = jax.jit(spread(agent), out_shardings=everywhere(mesh))
 
             floats = {name: [member.values[name] for member in tuners] for name in points[0]}
             tuner_seeds = [member.seed for member in tuners]
@@ -82,6 +86,11 @@ def interruptible():
             signal.signal(name, handler)
 
 
+def from_seed(agent):
+    """The agent (params, floats, seed); with plain numbers as arguments, which all processes of a run can give."""
+    return lambda params, floats, seed: agent(params, floats, jax.random.key(seed))
+
+
 def by_outcome(module, found):
     """Columns of a table from outcomes (n, 2)."""
     return dict(zip(module.OUTCOMES, found.T, strict=True))
@@ -92,11 +101,11 @@ def train(agents, params, floats, seeds, at_once, bar):
     rows = []
     for start in range(0, len(seeds), at_once):
         index = np.minimum(np.arange(start, start + at_once), len(seeds) - 1)  # the last one fills up
-        keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32)[index])
-        each = jax.tree.map(lambda x: jnp.broadcast_to(x, (at_once, *x.shape)), params)
-        values = {name: jnp.array(x, jnp.float32)[index] for name, x in floats.items()}
+        each = jax.tree.map(lambda x: np.broadcast_to(x, (at_once, *x.shape)), params)
+        values = {name: np.array(x, np.float32)[index] for name, x in floats.items()}
         with without_cache_warning():
-            rows.append(np.asarray(agents(each, values, keys))[: len(seeds) - start])
+            found = np.asarray(agents(each, values, np.array(seeds, np.uint32)[index]))
+        rows.append(found[: len(seeds) - start])
         bar.update(len(rows[-1]))
     return np.concatenate(rows).astype(np.float64)
 

@@ -13,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-from runner import compare, loss_plots
-from runner.checkpoint import Checkpoints, from_host, host_shapes, to_host
+from runner import compare, hosts, loss_plots
+from runner.checkpoint import Checkpoints, from_words, to_words, word_shapes
 from runner.cli import (
+    PROCESSES,
     Record,
     check_counts,
+    check_processes,
     choose_run_dir,
     flag_value,
     from_json,
@@ -30,11 +32,11 @@ from runner.cli import (
     resumed_folder,
     usage_errors,
 )
-from runner.devices import compile_program, make_mesh, spread_over, use_compile_cache, without_cache_warning
+from runner.devices import compile_program, everywhere, make_mesh, spread_over, use_compile_cache, without_cache_warning
 from runner.errors import Interrupted, UsageError, go_on_after, mendable, require
 from runner.members import Member
 from runner.progress import Progress
-from runner.record import MetricsFile, open_record, replacing, write_json
+from runner.record import open_metrics, open_record, replacing, write_json
 
 CHUNK_SECONDS = 5.0  # how often the host looks: a checkpoint is written each time
 MAX_CHUNK = 256  # generations, the rows of the buffer that a chunk fills on the device
@@ -54,8 +56,13 @@ class EvolveOptions:
     held_out: tuple[str, ...] = ("Acrobot-v1",)  # environments to compare losses on at the end, beside env_ids
     eval_seeds: int = 64  # agents per loss and environment in the comparison at the end; 0: no comparison
     tune_seeds: int = 16  # agents per setting of the hand-written loss when it is tuned for the comparison
+    distributed: bool = False  # this is one of many processes; under SLURM and Open MPI nothing else is needed
+    coordinator: str = ""  # elsewhere: HOST:PORT, where process 0 is to be found
+    num_processes: int = 0  # and how many there are
+    process_id: int = 0  # and which one this is
 
     def __post_init__(self):
+        check_processes(self)
         check_counts(self, {"seed": 0, "max_members_at_once": 0, "eval_seeds": 0, "tune_seeds": 1})
         if self.eval_seeds == 1:
             raise ValueError("eval_seeds must be 0 or at least 2: one agent has no interval")
@@ -87,7 +94,7 @@ class Evolution(NamedTuple):
     module: ModuleType
 
     Options = EvolveOptions
-    FREE_OPTIONS = ("resume", "track", "compile_cache", "held_out", "eval_seeds", "tune_seeds")
+    FREE_OPTIONS = ("resume", "track", "compile_cache", "held_out", "eval_seeds", "tune_seeds", *PROCESSES)
 
     @property
     def name(self):
@@ -172,7 +179,7 @@ def build(plan, mesh):
     """Compiles init and chunk; agents are spread over the mesh, everything else is done on each device alike."""
     start = time.monotonic()
     evolve = plan.script.module.make_evolve(plan.config, spread_over(mesh, plan.options.max_members_at_once))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    whole = everywhere(mesh)
 
     def init(seed):
         return evolve(jax.random.key(seed), num_generations=0)[0]
@@ -193,17 +200,18 @@ def build(plan, mesh):
         buffer = {name: jnp.zeros(MAX_CHUNK, x.dtype) for name, x in shapes.items()}
         return jax.lax.fori_loop(0, num_generations, generation_and_store, (state, buffer))
 
-    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere)
-    number = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=whole)
+    number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     like = jax.eval_shape(init, seed)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), like)
-    compiled_init = compile_program(jax.jit(init, out_shardings=everywhere), seed)
-    compiled_chunk = compile_program(jax.jit(chunk, out_shardings=everywhere), like, number)
-    return Program(compiled_init, compiled_chunk, like, everywhere, time.monotonic() - start)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), like)
+    compiled_init = compile_program(jax.jit(init, out_shardings=whole), seed)
+    compiled_chunk = compile_program(jax.jit(chunk, out_shardings=whole), like, number)
+    return Program(compiled_init, compiled_chunk, like, whole, time.monotonic() - start)
 
 
 def run(plan):
     """Evolves, writes the record and compares what was found; returns the exit code."""
+    hosts.start(plan, apart=PROCESSES)
     if plan.options.compile_cache:
         use_compile_cache()
     config = plan.config
@@ -214,15 +222,21 @@ def run(plan):
         with mendable(run_dir, "try a smaller --max-members-at-once or --population", go_on_after(run_dir)):
             state, timing = evolve(plan, mesh, run_dir, progress)
             progress.close()
-            with without_cache_warning():
-                write_evolution(plan, run_dir, state, timing)
-            if progress.interrupted:
+            if hosts.is_first():
+                with without_cache_warning():
+                    write_evolution(plan, run_dir, state, timing)
+            if hosts.any_of(progress.interrupted):
                 raise Interrupted
-            if plan.options.eval_seeds and not (run_dir / "evaluation.csv").exists():
+            if plan.options.eval_seeds and not hosts.any_of((run_dir / "evaluation.csv").exists()):
                 compare_at_end(plan, mesh, run_dir)
+            hosts.finish()
     except Interrupted:
         print(f"stopped; go on with: python {plan.script.path.name} --resume {run_dir}")
+        hosts.finish()
         return 130
+    except jax.errors.JaxRuntimeError:
+        hosts.await_verdict()
+        raise
     finally:
         progress.close()
     compared = ", evaluation.csv, summary.json, comparison.png" if plan.options.eval_seeds else ""
@@ -237,17 +251,17 @@ def evolve(plan, mesh, run_dir, progress):
         program = build(plan, mesh)
     progress.compiled(program)
     frames = frames_per_generation(plan.script.module, config)
-    metrics_file = MetricsFile(run_dir / "metrics.csv")
+    metrics_file = open_metrics(run_dir / "metrics.csv")
     checkpoints = Checkpoints(run_dir / "checkpoints")
-    loaded = checkpoints.load(host_shapes(program.like))
+    loaded = checkpoints.load(word_shapes(program.like))
     for name in loaded.damaged:
         progress.say(f"checkpoint {name} is damaged: skipped for the one before")
     if loaded.arrays is None:
         state = program.init(jax.device_put(np.uint32(plan.options.seed), program.everywhere))
     else:
-        state, done = jax.device_put(from_host(loaded.arrays, program.like), program.everywhere), loaded.update
+        state, done = from_words(loaded.arrays, program.like), loaded.update
         metrics_file.go_to(loaded.notes["metrics_bytes"])
-    baseline = baseline_fitness(plan.script.module, config, state)
+    baseline = baseline_fitness(plan.script.module, config, local(state))
     if not np.isfinite(baseline).all():
         number = np.sum(~np.isfinite(baseline))
         raise UsageError(
@@ -257,9 +271,9 @@ def evolve(plan, mesh, run_dir, progress):
     progress.say(f"hand-written loss: fitness {baseline.mean():.4g} over {len(baseline)} agents")
     progress.skip(done)
     seconds, length = 0.0, 1
-    while done < config.generations and not progress.interrupted:
+    while done < config.generations and not hosts.any_of(progress.interrupted):
         start = time.monotonic()
-        length = min(length, config.generations - done)
+        length = min(hosts.agree(length), config.generations - done)
         state, buffer = program.chunk(state, jax.device_put(np.int32(length), program.everywhere))
         metrics = {name: np.asarray(x)[:length, None] for name, x in buffer.items()}
         took = time.monotonic() - start
@@ -272,18 +286,24 @@ def evolve(plan, mesh, run_dir, progress):
         progress.advance(length, members, done + 1, metrics, text)
         done, seconds = done + length, seconds + took
         metrics_file.sync()
-        checkpoints.save(done, to_host(state), {"metrics_bytes": metrics_file.position})
+        checkpoints.save(done, to_words(state), {"metrics_bytes": metrics_file.position})
         length = max(1, min(MAX_CHUNK, 4 * length, round(length * CHUNK_SECONDS / took)))
     checkpoints.close()
     metrics_file.close()
-    if done < config.generations or progress.interrupted:
+    if done < config.generations or hosts.any_of(progress.interrupted):
         raise Interrupted
+    state = local(state)
     if not seconds:
         return state, {}
     rate = (done - loaded.update) * frames / seconds
     progress.say(f"compiled in {program.compile_seconds:.1f} s, evolved in {seconds:.1f} s ({rate:,.0f} frames/s)")
     timing = {"compile_seconds": program.compile_seconds, "evolve_seconds": seconds, "frames_per_second": rate}
     return state, timing | {"generations_timed": done - loaded.update}
+
+
+def local(state):
+    """A state that lies on every device of all processes, on one device of this one: for work of its own."""
+    return from_words(jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), to_words(state)), state)
 
 
 def baseline_fitness(module, config, state):
@@ -375,6 +395,8 @@ def set_aside(run_dir):
 def write_comparison(module, config, loss, options, mesh, run_dir):
     """Compares and writes evaluation.csv, tuning.csv, summary.json and comparison.png; prints the tables."""
     evaluation, tuning = compare.compare(module, config, loss.learned, loss.first, options, mesh)
+    if not hosts.is_first():
+        return
     summary = compare.summarize(module, config, evaluation, tuning)
     try:
         evolution = json.loads((run_dir / "summary.json").read_text()).get("evolution")

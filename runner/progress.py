@@ -1,9 +1,12 @@
 """What the user sees while training: a bar in env steps, NaN reports, trackers; and Ctrl-C, heard between chunks."""
 
 import contextlib
+import os
 import signal
 
 from tqdm import tqdm
+
+from runner.hosts import is_first
 
 MOST_NAMED = 8  # members with NaN named one by one per chunk
 
@@ -34,7 +37,9 @@ class Progress:
             self.programs.append(program)
             self.say(f"compiled in {program.compile_seconds:.1f} s")
         if self.bar is None:
-            self.bar = tqdm(total=self.total, unit=self.unit, unit_scale=True, dynamic_ncols=True, mininterval=0)
+            look = dict(unit=self.unit, unit_scale=True, dynamic_ncols=True, mininterval=0)
+            where = None if is_first() else open(os.devnull, "w")  # a disabled bar would not count
+            self.bar = tqdm(total=self.total, file=where, **look)
         self.bar.unpause()  # compiling is not counted as running
         return program.compile_seconds if new else 0.0
 

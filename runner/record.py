@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from runner.errors import UsageError
+from runner.hosts import is_first, shared_folder
 from runner.track import make_tracker
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "evosax", "orbax-checkpoint", "numpy")
@@ -50,12 +51,15 @@ def without_nan(tree):
 def open_record(plan, mesh, what):
     """Makes the run directory, or goes on in the resumed one, and starts the tracker; returns both."""
     resumed = bool(plan.options.resume)
-    run_dir = plan.run_dir if resumed else create_run_dir(plan)
+    run_dir = plan.run_dir
+    if not resumed and is_first():
+        run_dir = create_run_dir(plan)
+    run_dir = shared_folder(run_dir)
     print(f"{what} on {mesh.size} {mesh.devices.flat[0].platform} device(s), record in {run_dir}")
     if resumed and script_changed(plan, run_dir):
         print(f"note: {plan.script.path.name} has changed since this run began, so it may end differently")
     try:
-        return run_dir, make_tracker(plan, run_dir)
+        return run_dir, make_tracker(plan, run_dir) if is_first() else None
     except UsageError:
         if not resumed:
             shutil.rmtree(run_dir)
@@ -96,6 +100,29 @@ def create_run_dir(plan):
 
 def installed():
     return [name for name in PACKAGES if next(iter(metadata.distributions(name=name)), None)]
+
+
+def open_metrics(path):
+    """The run's metrics.csv, which the first process writes."""
+    return MetricsFile(path) if is_first() else NoFile()
+
+
+class NoFile:
+    """What the other processes have in place of it: nothing is written."""
+
+    position = 0
+
+    def go_to(self, position):
+        pass
+
+    def append(self, members, first_update, metrics):
+        pass
+
+    def sync(self):
+        pass
+
+    def close(self):
+        pass
 
 
 class MetricsFile:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from runner import report
-from runner.checkpoint import Checkpoints, from_host, host_shapes, to_host
+from runner import hosts, report
+from runner.checkpoint import Checkpoints, from_words, to_words, word_shapes
+from runner.cli import PROCESSES
 from runner.devices import (
     RUNS_ONCE,
     compile_program,
@@ -27,7 +28,7 @@ from runner.devices import (
 from runner.errors import Interrupted, go_on_after, mendable
 from runner.evaluate import make_evaluate
 from runner.progress import Progress
-from runner.record import MetricsFile, open_record
+from runner.record import open_metrics, open_record
 from runner.tuned import tuned_note
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
@@ -59,6 +60,7 @@ class Result(NamedTuple):
 
 def run(plan):
     """Trains all batches of a checked plan and writes the record; returns the exit code."""
+    hosts.start(plan, apart=PROCESSES)
     if plan.options.compile_cache:
         use_compile_cache()
     mesh = make_mesh(max(len(batch.members) for batch in plan.batches))
@@ -73,14 +75,20 @@ def run(plan):
     )
     try:
         with mendable(run_dir, less, go_on_after(run_dir)):
-            metrics_file = MetricsFile(run_dir / "metrics.csv")
+            metrics_file = open_metrics(run_dir / "metrics.csv")
             results = [train_batch(plan, batch, mesh, run_dir, metrics_file, progress) for batch in plan.batches]
             metrics_file.close()
             progress.close()
-            report.write(plan, run_dir, results, functools.partial(load_final_state, plan, run_dir, mesh))
+            if hosts.is_first():
+                report.write(plan, run_dir, results, functools.partial(load_final_state, plan, run_dir, mesh))
+            hosts.finish()
     except Interrupted:
         print(f"stopped; go on with: python {plan.script.path.name} --resume {run_dir}")
+        hosts.finish()
         return 130
+    except jax.errors.JaxRuntimeError:
+        hosts.await_verdict()
+        raise
     finally:
         progress.close()
     return 0
@@ -176,8 +184,8 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     floats = place({name: np.array(values, np.float32) for name, values in batch.floats().items()}, mesh)
 
     train_seconds = 0.0
-    checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name)
-    loaded = checkpoints.load(host_shapes(program.like, len(members)))
+    checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name, len(members))
+    loaded = checkpoints.load(word_shapes(program.like))
     for name in loaded.damaged:
         progress.say(f"checkpoint {name} is damaged: skipped for the one before")
     done, first_bad = loaded.update, np.array(loaded.notes.get("first_bad", [0] * len(members)))
@@ -186,25 +194,25 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
         state = jax.block_until_ready(program.init(seeds, floats))  # a warm-up, where the script has one
         train_seconds += time.monotonic() - start
     else:
-        state = from_host(place(loaded.arrays, mesh), program.like)
+        state = from_words(loaded.arrays, program.like)
         metrics_file.go_to(loaded.notes["metrics_bytes"])
     progress.skip(done * steps_per_update)
-    if done < num_updates:  # rows of later batches are about to be overwritten: they are trained again
+    if done < num_updates and hosts.is_first():  # rows of later batches will be overwritten: they are trained again
         for later in plan.batches[plan.batches.index(batch) + 1 :]:
             shutil.rmtree(run_dir / "checkpoints" / later.name, ignore_errors=True)
 
     def save():
         metrics_file.sync()
         notes = {"metrics_bytes": metrics_file.position, "first_bad": first_bad.tolist()}
-        checkpoints.save(done, to_host(state, len(members)), notes)
+        checkpoints.save(done, to_words(state), notes)
 
     every = plan.options.checkpoint_every or max(1, num_updates // 10)
     length, last_saved = 1, None if loaded.arrays is None else done
-    while done < num_updates and not progress.interrupted:
+    while done < num_updates and not hosts.any_of(progress.interrupted):
         start = time.monotonic()
-        length = min(length, num_updates - done, every - done % every)
+        length = min(hosts.agree(length), num_updates - done, every - done % every)
         state, buffer = program.chunk(state, floats, np.int32(length))
-        metrics = {name: np.asarray(x)[: len(members), :length].T for name, x in buffer.items()}
+        metrics = {name: x[: len(members), :length].T for name, x in hosts.on_host(buffer).items()}
         finite = metrics.pop("finite")
         newly_bad = np.flatnonzero((first_bad == 0) & ~finite.all(axis=0))
         first_bad[newly_bad] = done + 1 + (~finite).argmax(axis=0)[newly_bad]
@@ -227,17 +235,18 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     checkpoints.close()
     start = time.monotonic()
     evaluate = compile_program(program.evaluate, state, floats, seeds)  # not before: most of a run's time comes first
-    returns = np.asarray(evaluate(state, floats, seeds))[: len(members)]
+    returns = hosts.on_host(evaluate(state, floats, seeds))[: len(members)]
     env_steps = (done - loaded.update) * steps_per_update
     return Result(returns, first_bad, compile_seconds, train_seconds, time.monotonic() - start, env_steps)
 
 
 def load_final_state(plan, run_dir, mesh, member):
-    """The final state of one member, from its batch's last checkpoint."""
+    """The final state of one member, from its batch's last checkpoint; for this process alone."""
     batch = next(batch for batch in plan.batches if member in batch.members)
     like = program_of(plan, batch, mesh).like
-    checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name)
-    arrays = checkpoints.load(host_shapes(like, len(batch.members))).arrays
+    checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name, len(batch.members), alone=True)
+    on_cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])  # the other members stay there
+    arrays = checkpoints.load(word_shapes(like, on_cpu)).arrays
     checkpoints.close()
-    own = jax.tree.map(lambda x: jnp.asarray(x[batch.members.index(member)]), arrays)  # the others stay on the host
-    return from_host(own, like)
+    own = jax.tree.map(lambda x: jnp.asarray(np.asarray(x[batch.members.index(member)])), arrays)
+    return from_words(own, like)

@@ -110,28 +110,50 @@ def example_state(scale=1.0):
 
 
 def filled(folder, updates=(1, 2, 3)):
-    store = checkpoint.Checkpoints(folder)
+    """Checkpoints of three members and one row of padding."""
+    store = checkpoint.Checkpoints(folder, 3)
     for update in updates:
-        store.save(update, checkpoint.to_host(example_state(update), 3), {"metrics_bytes": update})
+        store.save(update, checkpoint.to_words(example_state(update)), {"metrics_bytes": update})
     return store
 
 
-def shapes():
-    return checkpoint.host_shapes(jax.eval_shape(example_state), 3)
+def load(folder, change=lambda shape: shape):
+    """Loads with the shapes of example_state, or with others; one device."""
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(change, checkpoint.word_shapes(jax.eval_shape(example_state), where))
+    return checkpoint.Checkpoints(folder, 3).load(like)
 
 
 def test_checkpoints_come_back_bit_identical_and_the_newest_two_are_kept(tmp_path):
     store = filled(tmp_path / "c")
     assert sorted(p.name for p in (tmp_path / "c").iterdir() if p.is_dir()) == ["2", "3"]
-    loaded = store.load(shapes())
+    store.close()
+    loaded = load(tmp_path / "c")
     assert (loaded.update, loaded.notes["metrics_bytes"], loaded.damaged) == (3, 3, [])
-    state = checkpoint.from_host(loaded.arrays, jax.eval_shape(example_state))
-    expected = jax.tree.map(lambda x: x[:3], example_state(3))
+    state = checkpoint.from_words(loaded.arrays, jax.eval_shape(example_state))
+    expected = jax.tree.map(lambda x: x[jnp.array([0, 1, 2, 2])], example_state(3))  # padding: the last member again
     assert jnp.issubdtype(state["key"].dtype, jax.dtypes.prng_key)
     np.testing.assert_array_equal(jax.random.key_data(state["key"]), jax.random.key_data(expected["key"]))
     for name in ("w", "n", "flag"):
         np.testing.assert_array_equal(state[name], expected[name])
         assert state[name].dtype == expected[name].dtype
+
+
+@pytest.mark.parametrize("rows", [3, 4, 8])
+def test_checkpoints_are_read_on_another_number_of_devices(tmp_path, rows):
+    """...which fill up to another number of rows; of two devices here each has half."""
+    filled(tmp_path / "c").close()
+    mesh = devices.make_mesh(rows) if rows % 2 == 0 else devices.make_mesh(1)
+
+    def on_mesh(shape):
+        where = jax.sharding.NamedSharding(mesh, devices.MEMBER)
+        return jax.ShapeDtypeStruct((rows, *shape.shape[1:]), shape.dtype, sharding=where)
+
+    loaded = load(tmp_path / "c", on_mesh)
+    expected = checkpoint.to_words(example_state(3))
+    for name, x in loaded.arrays.items():
+        np.testing.assert_array_equal(x, expected[name][np.minimum(np.arange(rows), 2)])
+        assert x.sharding.mesh == mesh and loaded.update == 3
 
 
 def data_files(folder):
@@ -149,38 +171,40 @@ def test_a_damaged_newest_checkpoint_is_named_and_skipped(tmp_path, damage):
             path.unlink()
         else:
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if content else b"x")
-    loaded = checkpoint.Checkpoints(tmp_path / "c").load(shapes())
+    loaded = load(tmp_path / "c")
     assert loaded.update == 2 and loaded.notes["metrics_bytes"] == 2
     assert len(loaded.damaged) <= 1 and all(name.endswith("3") for name in loaded.damaged)
 
 
 def test_wrong_bytes_that_still_parse_are_found_by_the_digest(tmp_path, monkeypatch):
     store = filled(tmp_path / "c", (1,))
-    monkeypatch.setattr(checkpoint, "digest", lambda arrays: "of other bytes")
-    store.save(2, checkpoint.to_host(example_state(2), 3), {})
+    monkeypatch.setattr(checkpoint, "digest", lambda arrays, count: "of other bytes")
+    store.save(2, checkpoint.to_words(example_state(2)), {})
     monkeypatch.undo()
-    loaded = store.load(shapes())
+    store.close()
+    loaded = load(tmp_path / "c")
     assert loaded.update == 1 and [name.rsplit("/", 1)[1] for name in loaded.damaged] == ["2"]
 
 
 def test_no_checkpoint_and_none_whole(tmp_path):
-    assert checkpoint.Checkpoints(tmp_path / "empty").load(shapes()) == (0, None, {}, [])
+    assert load(tmp_path / "empty") == (0, None, {}, [])
     filled(tmp_path / "c", (1,)).close()
     for path in data_files(tmp_path / "c" / "1" / "state"):
         path.write_bytes(b"")
     before = data_files(tmp_path / "c")
     with pytest.raises(UsageError, match="all are damaged, or the script's state has changed"):
-        checkpoint.Checkpoints(tmp_path / "c").load(shapes())
+        load(tmp_path / "c")
     assert data_files(tmp_path / "c") == before  # nothing is deleted
 
 
 def test_checkpoints_of_another_state_are_refused_and_left_alone(tmp_path):
     filled(tmp_path / "c").close()
-    for other in ({"more": jnp.zeros(4)}, {"w": jnp.zeros((4, 3))}):
-        like = checkpoint.host_shapes(jax.eval_shape(lambda other=other: example_state() | other), 3)
+    where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    for other in ({"more": jnp.zeros(4)}, {"w": jnp.zeros((4, 3))}, {"n": jnp.zeros(4)}):
+        like = checkpoint.word_shapes(jax.eval_shape(lambda other=other: example_state() | other), where)
         with pytest.raises(UsageError, match="state has changed"):
-            checkpoint.Checkpoints(tmp_path / "c").load(like)
-    assert checkpoint.Checkpoints(tmp_path / "c").load(shapes()).update == 3
+            checkpoint.Checkpoints(tmp_path / "c", 3).load(like)
+    assert load(tmp_path / "c").update == 3
 
 
 def test_a_disk_that_refuses_is_a_usage_error(tmp_path):

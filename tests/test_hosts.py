@@ -1,0 +1,192 @@
+"""Real processes on one machine: one result whatever the layout, one writer, and an end when one of them dies."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = "--num-steps 16 --total-timesteps 1280 --eval-episodes 2".split()  # 20 updates
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def launch(script, words, devices, environment, cwd=None):
+    """Starts a process with so many simulated CPU devices."""
+    variables = environment | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, ROOT / script, *map(str, words)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=variables, cwd=cwd, start_new_session=True
+    )
+
+
+def by_hand(words, number=2, port=None):
+    """The words of each process."""
+    port = port or free_port()
+    where = ["--distributed", "--coordinator", f"localhost:{port}", "--num-processes", number]
+    return [[*words, *where, "--process-id", i] for i in range(number)]
+
+
+def wait(processes, timeout=300):
+    """[(exit code, stdout, stderr)]; nothing is left running."""
+    try:
+        printed = [process.communicate(timeout=timeout) for process in processes]
+        return [(process.returncode, *text) for process, text in zip(processes, printed, strict=True)]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def metrics(run):
+    return (run / "metrics.csv").read_bytes()
+
+
+def slurm(i, number):
+    """What SLURM tells a task; jax makes the coordinator's port of the job's id."""
+    return {
+        "SLURM_JOB_ID": str(free_port()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(number),
+        "SLURM_PROCID": str(i),
+        "SLURM_LOCALID": str(i),
+    }
+
+
+@pytest.fixture(scope="module")
+def four_devices(environment, tmp_path_factory):
+    """Three seeds in one process with four devices: the run that the others are compared with."""
+    run = tmp_path_factory.mktemp("hosts") / "one"
+    [(code, _, error)] = wait([launch("ppo.py", ["--num-seeds", 3, *SMALL, "--run-dir", run], 4, environment)])
+    assert code == 0, error
+    return run
+
+
+def test_two_processes_of_two_devices_give_the_bits_of_one_with_four(environment, four_devices, tmp_path):
+    """Started as SLURM would; three seeds, so that the fourth device trains padding."""
+    run, job = tmp_path / "two", slurm(0, 2)["SLURM_JOB_ID"]
+    words = ["--num-seeds", 3, *SMALL, "--run-dir", run, "--distributed"]
+    first, second = wait(
+        [launch("ppo.py", words, 2, environment | slurm(i, 2) | {"SLURM_JOB_ID": job}, cwd=tmp_path) for i in range(2)]
+    )
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert metrics(run) == metrics(four_devices)
+    assert {path.name for path in run.iterdir()} == {path.name for path in four_devices.iterdir()}
+    assert "3 members on 4 cpu device(s)" in first[1] and "record:" in first[1]
+    assert not second[1] and "%|" not in second[2]  # one writer: no table and no bar from the other
+
+
+def test_on_one_device_only_rounding_differs(environment, four_devices, tmp_path):
+    """Three members in one program are other kernels than one: the first updates agree, then chaos may set in."""
+    [(code, _, error)] = wait(
+        [launch("ppo.py", ["--num-seeds", 3, *SMALL, "--run-dir", tmp_path / "r"], 1, environment)]
+    )
+    assert code == 0, error
+    own, other = (pd.read_csv(run / "metrics.csv") for run in (tmp_path / "r", four_devices))
+    early = own["update"] <= 3
+    np.testing.assert_allclose(own[early], other[early], rtol=1e-3, atol=1e-4)
+    assert list(own) == list(other) and len(own) == len(other)
+
+
+@pytest.mark.parametrize("victim", [1, 0])
+def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on_elsewhere(victim, environment, tmp_path):
+    """...with another number of processes and devices, from the last checkpoint."""
+    run, long = tmp_path / "run", ["--num-seeds", 4, *SMALL[:2], "--total-timesteps", 64 * 10**6]
+    words = by_hand([*long, "--checkpoint-every", 50, "--run-dir", run])
+    processes = [launch("ppo.py", each, 2, environment) for each in words]
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoints" / "batch-000" / "100").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(processes[victim].pid, signal.SIGKILL)
+    killed = time.monotonic()
+    survivor = wait(processes)[1 - victim]
+    assert time.monotonic() - killed < 60
+    assert survivor[0] not in (0, 2)
+    assert re.search(
+        f"process {victim}.* of 2 has died .*so process {1 - victim} stops; go on with --resume", survivor[2]
+    )
+
+    saved = metrics(run)
+    going_on = launch("ppo.py", ["--resume", run], 3, environment)
+    while going_on.poll() is None and len(metrics(run)) < len(saved) + 10_000 and time.monotonic() < deadline + 200:
+        time.sleep(0.2)
+    going_on.send_signal(signal.SIGINT)
+    [(code, printed, error)] = wait([going_on])
+    assert code == 130 and "4 members on 3 cpu device(s)" in printed, error
+    rows = 1 + 4 * 100  # up to the checkpoint of update 100 nothing was trained again
+    assert metrics(run).splitlines()[:rows] == saved.splitlines()[:rows] and len(metrics(run)) > len(saved)
+    table = pd.read_csv(run / "metrics.csv")
+    assert (table["update"].to_numpy() == np.repeat(np.arange(1, len(table) // 4 + 1), 4)).all()
+
+
+def test_an_interrupted_run_of_two_ends_with_the_same_bits_in_one(environment, four_devices, tmp_path):
+    run = tmp_path / "run"
+    words = by_hand(["--num-seeds", 3, *SMALL, "--checkpoint-every", 2, "--run-dir", run])
+    processes = [launch("ppo.py", each, 2, environment) for each in words]
+    while not (run / "checkpoints").exists() and all(process.poll() is None for process in processes):
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGINT)  # to one of them only: they agree when to stop
+    first, second = wait(processes)
+    if first[0] == 130:  # it is a short run, and may have ended before
+        assert second[0] == 130 and f"--resume {run}" in first[1]
+        [(code, _, error)] = wait([launch("ppo.py", ["--resume", run], 4, environment)])
+        assert code == 0, error
+    assert first[0] in (0, 130), first[2]
+    assert metrics(run) == metrics(four_devices)
+
+
+def test_an_evolution_in_two_processes_gives_the_bits_of_one(environment, tmp_path):
+    small = "--env-ids Catch-bsuite --total-timesteps 1024 --population 6 --generations 3 --eval-seeds 0"
+    words = [*small.split(), "--run-dir"]
+    whole, run = tmp_path / "whole", tmp_path / "two"
+    [(code, _, error)] = wait([launch("meta_evolve_loss.py", [*words, whole], 4, environment)])
+    assert code == 0, error
+    first, second = wait([launch("meta_evolve_loss.py", each, 2, environment) for each in by_hand([*words, run])])
+    assert first[0] == second[0] == 0, first[2] + second[2]
+    assert metrics(run) == metrics(whole) and not second[1]
+    assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_processes_with_different_settings_refuse(environment, tmp_path):
+    words = by_hand([*SMALL, "--run-dir", tmp_path / "run"])
+    results = wait(
+        [launch("ppo.py", [*each, "--lr", lr], 1, environment) for each, lr in zip(words, (1e-3, 2e-3), strict=True)]
+    )
+    for code, _, error in results:
+        assert code == 2 and "start all alike" in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_share_a_folder_refuse(environment, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(ROOT / "ppo.py", folder)
+    results = wait(
+        [
+            launch("ppo.py", w, 1, environment, cwd=f)
+            for w, f in zip(by_hand(["--run-dir", "run", *SMALL]), folders, strict=True)
+        ]
+    )
+    for code, _, error in results:
+        assert code == 2 and "not every process sees run" in error and "Traceback" not in error
+
+
+def test_outside_slurm_it_says_what_to_type(environment):
+    [(code, printed, error)] = wait([launch("ppo.py", ["--distributed", *SMALL], 1, environment)])
+    assert code == 2 and "say --coordinator HOST:PORT --num-processes N --process-id I" in error
+    assert "Traceback" not in error and not printed
