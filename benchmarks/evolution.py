@@ -35,7 +35,7 @@ def timed(program, *args):
     return found, time.monotonic() - start
 
 
-def measure(preset, learn):
+def measure(preset, learn, repeats):
     """One row, as a dict."""
     config = meta.Config(**meta.PRESETS[preset] | ({"learn": learn} if learn else {}))
     members = config.population * config.seeds_per_candidate
@@ -55,7 +55,7 @@ def measure(preset, learn):
     state, _ = timed(generation, state)
     timed(plain, keys)
     turns = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         state, evolving = timed(generation, state)
         turns.append((evolving, timed(plain, keys)[1]))
     seconds = np.median(turns, axis=0)
@@ -73,9 +73,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=meta.PRESETS, default="cpu")
     parser.add_argument("--learn", nargs="+", choices=meta.CHOICES["learn"], default=[None])
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "evolution_throughput.csv")
     args = parser.parse_args()
-    rows = [measure(args.preset, learn) | machine() for learn in args.learn]
+    rows = [measure(args.preset, learn, args.repeats) | machine() for learn in args.learn]
     for row in rows:
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     write_rows(args.output, rows)

@@ -40,8 +40,8 @@ COLUMNS = (
 )
 
 
-def measure(name, env_id, seeds):
-    """One row, as a dict, measured in this process."""
+def measure(name, env_id, seeds, seconds_each=SECONDS):
+    """One row, as a dict, measured in this process; seconds_each: how long a repeat takes, about."""
     sys.path.insert(0, str(ROOT))
     script = importlib.import_module(name)
     import jax
@@ -64,7 +64,7 @@ def measure(name, env_id, seeds):
 
     state, _ = run(state, 1)
     state, seconds = run(state, 8)
-    updates = max(1, min(MAX_CHUNK, round(8 * SECONDS / seconds)))
+    updates = max(1, min(MAX_CHUNK, round(8 * seconds_each / seconds)))
     speeds = []
     for _ in range(REPEATS):
         state, seconds = run(state, updates)

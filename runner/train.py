@@ -27,12 +27,15 @@ from runner.devices import (
 )
 from runner.errors import Interrupted, go_on_after, mendable
 from runner.evaluate import make_evaluate
+from runner.members import make_batches
+from runner.memory import USABLE, bytes_per_device, fitting, free_bytes
 from runner.progress import Progress
 from runner.record import open_metrics, open_record
 from runner.tuned import tuned_note
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
 NOTABLE_BYTES = 1e9  # of the states of all members trained at once: said before training
+MANY_MEMBERS = 8  # per device; fewer than that are simply tried
 MAX_CHUNK = 256  # updates, the rows of the buffer that a chunk fills on the device
 EVALUATION = 2**31 - 1  # folded into a member's key, so that evaluation repeats nothing of training
 
@@ -45,6 +48,7 @@ class Program(NamedTuple):
     evaluate: Callable  # not compiled yet; (state, floats, seeds) -> returns (members, 2 (greedy, sampled), episodes)
     like: Any  # shapes and dtypes of a state
     compile_seconds: float
+    bytes_per_device: int  # what chunk takes while it runs
 
 
 class Result(NamedTuple):
@@ -64,6 +68,11 @@ def run(plan):
     if plan.options.compile_cache:
         use_compile_cache()
     mesh = make_mesh(max(len(batch.members) for batch in plan.batches))
+    try:
+        plan = fit_memory(plan, mesh)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written")
+        return 130
     run_dir, tracker = open_record(plan, mesh, f"{len(plan.members)} members")
     if plan.options.tuned and not plan.options.resume:
         print(tuned_note(plan.script.name, plan.config))
@@ -149,12 +158,41 @@ def build(script, config, float_names, num_members, mesh, episodes):
     compiled_init = compile_program(over_members(init_all, mesh), seeds, floats, options=once)
     compiled_chunk = compile_program(over_members(chunk, mesh, num_scalars=1, donate_argnums=0), like, floats, number)
     seconds = time.monotonic() - start
-    return Program(compiled_init, compiled_chunk, over_members(jax.vmap(evaluate_one), mesh), like, seconds)
+    evaluate = over_members(jax.vmap(evaluate_one), mesh)
+    return Program(compiled_init, compiled_chunk, evaluate, like, seconds, bytes_per_device(compiled_chunk))
 
 
 def program_of(plan, batch, mesh):
     size = padded_count(len(batch.members), mesh)
     return build(plan.script, batch.config, tuple(batch.floats()), size, mesh, plan.options.eval_episodes)
+
+
+def fit_memory(plan, mesh):
+    """The plan, in smaller batches where the memory of all members at once would not do; a resumed run keeps its own.
+
+    What a program takes is known when it is compiled, which then need not be done again where everything fits.
+    """
+    free, count = free_bytes(), max(len(batch.members) for batch in plan.batches)
+    if plan.options.max_members_at_once or plan.options.resume or free is None:
+        return plan
+    at_once = count
+    for batch in plan.batches:
+        if len(batch.members) < MANY_MEMBERS * mesh.size:
+            continue
+        print(f"compiling for {len(batch.members)} members at once")
+        needed = program_of(plan, batch, mesh).bytes_per_device
+        if needed > USABLE * free:
+            size = fitting(len(batch.members), needed, free, mesh.size)
+            print(
+                f"note: {len(batch.members)} members at once would take {needed * mesh.size / 1e9:.1f} GB of"
+                f" {free * mesh.size / 1e9:.1f} GB that are free: as with --max-members-at-once {size}"
+            )
+            at_once = min(at_once, size)
+    at_once = hosts.agree(at_once)
+    if at_once == count:
+        return plan
+    options = dataclasses.replace(plan.options, max_members_at_once=at_once)
+    return plan._replace(options=options, batches=make_batches(plan.members, plan.config, at_once))
 
 
 def state_bytes(tree):

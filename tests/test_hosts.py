@@ -64,6 +64,7 @@ def slurm(i, number):
         "SLURM_NTASKS": str(number),
         "SLURM_PROCID": str(i),
         "SLURM_LOCALID": str(i),
+        "SLURM_STEP_TASKS_PER_NODE": f"1(x{number})",
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import dqn
 import ppo
-from runner import checkpoint, cli, devices, members, plots, record, report, stats, train
+from runner import checkpoint, cli, devices, members, memory, plots, record, report, stats, train
 from runner.errors import UsageError, require
 
 BASE = ppo.Config(total_timesteps=2048, hidden_size=8)
@@ -365,6 +365,54 @@ def test_large_states_are_announced():
     assert train.state_bytes(like) > train.NOTABLE_BYTES
     note = train.memory_note(like, 8)
     assert "8 members take 2.6 GB, of which buffer 2.6 GB" in note and "--max-members-at-once" in note
+
+
+@pytest.mark.parametrize(
+    ("count", "needed", "free", "num_devices", "expected"),
+    [
+        (100, 10.0, 10.0, 1, 50),  # 70 fit, so two batches of 50
+        (100, 10.0, 10.0, 8, 56),  # and of 56 and 44 where they must fill 8 devices
+        (100, 1e6, 10.0, 2, 2),  # one per device is always tried
+        (10_000, 8e9, 4e9, 2, 3334),
+    ],
+)
+def test_batches_fill_what_is_free_evenly(count, needed, free, num_devices, expected):
+    size = memory.fitting(count, needed, free, num_devices)
+    assert size == expected and size % num_devices == 0
+    assert size == num_devices or size * needed / count <= memory.USABLE * free
+
+
+def test_free_memory_is_that_of_the_machine_or_the_container(monkeypatch):
+    files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 4 kB\n", "/sys/fs/cgroup/memory.max": "3000\n"}
+    files["/sys/fs/cgroup/memory.current"] = "1000\n"
+    monkeypatch.setattr(memory, "read", lambda path: files.get(path, ""))
+    assert memory.free_bytes() == 2000 / jax.local_device_count()
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert memory.free_bytes() == 4096 / jax.local_device_count()
+    files.clear()
+    assert memory.free_bytes() is None
+
+
+def test_members_that_do_not_fit_are_trained_in_batches(monkeypatch, capsys):
+    """The estimate is of the compiled program: the states and the rollout at least, and it grows with the members."""
+    words = ["--total-timesteps", "1024", "--hidden-size", "8"]
+    script = cli.Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy)
+    mesh = devices.make_mesh(2)
+
+    def fitted(*more):
+        return train.fit_memory(cli.make_plan(script, [*words, *more]), mesh)
+
+    few = train.program_of(plan := cli.make_plan(script, words), plan.batches[0], mesh)
+    assert few.bytes_per_device > 8 * 512 * 4 * 4 and few.bytes_per_device > train.state_bytes(few.like) / 2
+    monkeypatch.setattr(train, "free_bytes", lambda: 0.6 * few.bytes_per_device)
+    plan = fitted()
+    assert plan.options.max_members_at_once == 6 and [len(b.members) for b in plan.batches] == [6, 6, 4]
+    assert [m.seed for batch in plan.batches for m in batch.members] == list(range(16))
+    assert "16 members at once would take" in capsys.readouterr().out
+    assert fitted("--max-members-at-once", "10").options.max_members_at_once == 10  # by hand goes first
+    assert fitted("--num-seeds", "15").options.max_members_at_once == 0  # so few are simply tried
+    monkeypatch.setattr(train, "free_bytes", lambda: 1e12)
+    assert fitted() == cli.make_plan(script, words)
 
 
 # --- Evaluation -------------------------------------------------------------------------------------------------------
