@@ -17,7 +17,7 @@ from tasks import PLAYS, ROOT, TUNED
 from runner.record import replacing
 
 RESULTS = ROOT / "results"
-DOCUMENTS = (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/*.md")))
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 ENVIRONMENTS = list(PLAYS["ppo"])
 
@@ -202,7 +202,51 @@ def evolution():
     return markdown(header, rows)
 
 
-TABLES = {f.__name__: f for f in (overview, returns, tuning, memory, networks, throughput, peers, evolution)}
+def breakdown():
+    """Parts of an update down, numbers of members across."""
+    table = pd.read_csv(RESULTS / "breakdown.csv")
+    counts = list(table["members"].unique())
+    rows = [
+        [part, *(f"{row.milliseconds:.2f} ms ({row.share:.0%})" for row in own.itertuples())]
+        for part, own in table.groupby("part", sort=False)
+    ]
+    return markdown(["part", *(f"{n} member{'s' if n > 1 else ''}" for n in counts)], rows)
+
+
+def roofline():
+    rows = [
+        [
+            row["members"],
+            row["devices"],
+            f"{row['steps_per_second']:,}",
+            *share(row, "matmul", "mfu", "flop"),
+            *share(row, "copy_bytes", "share_of_copy", "B"),
+        ]
+        for row in pd.read_csv(RESULTS / "roofline.csv").to_dict("records")
+    ]
+    header = ["members", "devices", "env steps/s", "in matrix products", "MFU", "moved at least", "of the copy ceiling"]
+    return markdown(header, rows)
+
+
+def share(row, ceiling, name, unit):
+    """What was reached of a ceiling, and the share."""
+    most = row[f"{ceiling}_per_second"]
+    return [f"{row[name] * most / 1e9:.1f} of {most / 1e9:.1f} G{unit}/s", f"{row[name]:.0%}"]
+
+
+def gpu():
+    """Every file that benchmarks/gpu.sh wrote."""
+    files = sorted(RESULTS.glob("gpu_*.csv"))
+    rows = [
+        [row["machine"].split(";")[0], row["what"], row["members"], f"{row['value']:,.4g}", row["unit"]]
+        for path in files
+        for row in pd.read_csv(path).to_dict("records")
+    ]
+    return markdown(["card", "what", "members", "value", "unit"], rows)
+
+
+MADE = (overview, returns, tuning, memory, networks, throughput, peers, evolution, breakdown, roofline, gpu)
+TABLES = {f.__name__: f for f in MADE}
 
 
 def rewritten(text):

@@ -72,6 +72,20 @@ def test_value_loss_by_hand(value, target, old, clipped, expected):
     assert loss == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("count", [2, 7, 512, 1000])
+def test_random_order_is_a_uniform_shuffle(count):
+    """Every number once; over keys, every number is first equally often, within four standard deviations."""
+    draws = 4000
+    orders = np.asarray(jax.vmap(lambda key: ppo.random_order(key, count))(jax.random.split(jax.random.key(0), draws)))
+    assert (np.sort(orders) == np.arange(count)).all()
+    few = min(count, 4)
+    groups = np.bincount(orders[:, 0] * few // count, minlength=few)
+    expected = np.bincount(np.arange(count) * few // count) / count * draws
+    assert (np.abs(groups - expected) < 4 * np.sqrt(expected)).all()
+    pairs = (orders.argsort(axis=1)[:, 0] < orders.argsort(axis=1)[:, -1]).mean()  # which of two comes first
+    assert abs(pairs - 0.5) < 4 * 0.5 / np.sqrt(draws)
+
+
 def test_ppo_loss_by_hand():
     """Two samples, two actions, everything worked out on paper."""
     probability = np.array([[0.55, 0.45], [0.2, 0.8]])
@@ -153,7 +167,7 @@ def test_initialisation_has_the_standard_gains():
     for name, last_gain in (("actor", 0.01), ("critic", 1.0)):
         kernels = [layer["kernel"] for layer in params[name].values()]
         biases = [layer["bias"] for layer in params[name].values()]
-        assert [k.shape for k in kernels] == [(4, 64), (64, 64), (64, 2 if name == "actor" else 1)]
+        assert [k.shape for k in kernels] == [(4, 64), (64, 64), (2 if name == "actor" else 1, 64)]
         gains = [float(np.linalg.svd(k, compute_uv=False).max()) for k in kernels]
         np.testing.assert_allclose(gains, [math.sqrt(2), math.sqrt(2), last_gain], rtol=1e-4)
         assert all((b == 0).all() for b in biases)
