@@ -78,7 +78,7 @@ def parts():
 
     def permutation(state, batch, key):
         def epoch(action, key):
-            return action ^ (jax.random.permutation(key, SIZE) & 1), None
+            return action ^ (ppo.random_order(key, SIZE) & 1).astype(jnp.int32), None
 
         action = jax.lax.scan(epoch, batch.action, jax.random.split(key, CONFIG.update_epochs))[0]
         return state, batch._replace(action=action)
