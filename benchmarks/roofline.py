@@ -8,7 +8,8 @@ rest is small beside them, and its time is what the share shows), and the bytes 
 members' own data stays in a cache: parameters, gradients and Adam's moments of every gradient step, and the rollout
 written once and read once per epoch. Ceilings are a large matrix product and a large copy on all devices at once, of
 the same run. The share of the matrix ceiling is called MFU. Published, for comparison: PureJaxRL's 2048 agents in about
-98 s on an A100 is about 12 % of that card's float32 peak.
+98 s on an A100 is about 12 % of that card's float32 peak; the ceiling here is of JAX's default precision, which on
+such cards may be tf32, several times as fast.
 """
 
 import argparse
@@ -46,9 +47,10 @@ def moved_bytes(config):
     steps = config.update_epochs * config.num_minibatches
     parameters = sum(x.size for x in jax.tree.leaves(parameter_shapes(config)))
     observation = parameter_shapes(config)["params"]["actor"]["layers_0"]["kernel"].shape[0]
-    sample = 2 * observation + 6  # observation, what came after it, and six numbers of a Batch
-    rollout = config.steps_per_update * sample * (1 + config.update_epochs)
-    return FLOAT * (7 * parameters * steps + rollout)  # parameters and two moments read and written, gradients written
+    collected = 2 * observation + 6  # observation, what came after it, and the other numbers of a Transition
+    batch = observation + 5  # what an epoch reads of it
+    rollout = config.steps_per_update * (collected + config.update_epochs * batch)
+    return FLOAT * (8 * parameters * steps + rollout)  # parameters, two moments and gradients, read and written
 
 
 def products(config):
@@ -80,7 +82,7 @@ def ceiling(mesh, function, shape, amount):
 def ceilings(mesh):
     on_gpu = mesh.devices.flat[0].platform != "cpu"
     n, size = (8192, 2**28) if on_gpu else (1024, 2**25)
-    products = ceiling(mesh, lambda x: x @ x / n, (n, n), 2 * n**3)  # / n: stays finite
+    products = ceiling(mesh, lambda x: x @ x / n**0.5, (n, n), 2 * n**3)  # stays near 1
     copied = ceiling(mesh, lambda x: x + jnp.float32(1), (size,), 2 * FLOAT * size)
     return products, copied
 

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from runner.errors import UsageError, first_line
-from runner.hosts import await_verdict, is_first, wait_for_all
+from runner.hosts import any_of, await_verdict, is_first, wait_for_all
 
 KEEP = 2  # the newest ones; the older of the two is there in case the newest is damaged
 
@@ -81,7 +81,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder, count=None, alone=False):
-        self.folder, self.count = folder.resolve(), count
+        self.folder, self.count, self.alone = folder.resolve(), count, alone
         me = jax.process_index()
         among = ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix="alone"
@@ -115,7 +115,8 @@ class Checkpoints:
         for i, update in enumerate(steps):
             whole = self.restore(update, like)
             if whole is not None:
-                self.set_aside(steps[:i])
+                if not self.alone:
+                    self.set_aside(steps[:i])
                 return Loaded(update, whole.state, whole.notes, [str(self.folder / str(step)) for step in steps[:i]])
         if steps:
             raise UsageError(
@@ -127,12 +128,17 @@ class Checkpoints:
     def restore(self, update, like):
         """One checkpoint, or None if it is damaged or of other shapes."""
         # Not strict: of another number of devices, it has another number of rows of padding
-        state = ocp.args.StandardRestore(like, strict=self.count is None)
+        state, failed = ocp.args.StandardRestore(like, strict=self.count is None), False
         try:
             found = self.manager.restore(update, args=ocp.args.Composite(state=state, notes=ocp.args.JsonRestore()))
-            if digest(found.state, self.count) != found.notes["digest"]:
-                return None
-        except Exception:  # whatever the damage makes the libraries raise
+            failed = "digest" not in found.notes
+        except Exception as error:  # whatever the damage makes the libraries raise
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            failed = True
+        if failed if self.alone else any_of(failed):  # damaged for one process, damaged for all
+            return None
+        if digest(found.state, self.count) != found.notes["digest"]:
             return None
         return ocp.args.Composite(state=repeat_last(found.state, self.count), notes=found.notes)
 

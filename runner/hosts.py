@@ -1,6 +1,7 @@
 """Many processes as one run: jax.distributed, what only the first process does, and what happens when one dies."""
 
 import atexit
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -45,8 +46,10 @@ def start(plan, apart):
             process_id=options.process_id,
             cluster_detection_method="deactivate",
         )
-    elif "1" in (os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0], tasks_of_open_mpi()):
+    elif visible == 1 or "1" in (os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0], tasks_of_open_mpi()):
         found = dict(local_device_ids=range(visible))  # left alone, jax would give this process a single GPU
+    where = options.coordinator or "the address that the launcher gave"
+    print(f"waiting up to five minutes for the other processes at {where}", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(**found, heartbeat_timeout_seconds=3 * round(SILENCE))
     except (ValueError, RuntimeError) as error:
@@ -54,6 +57,12 @@ def start(plan, apart):
             f"--distributed could not start ({first_line(error)}): under SLURM and Open MPI nothing else is needed,"
             " elsewhere say --coordinator HOST:PORT --num-processes N --process-id I to each process"
         ) from error
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        raise UsageError(
+            f"--distributed: the processes have {', '.join(map(str, counts.values()))} devices, and need equally many:"
+            " set CUDA_VISIBLE_DEVICES, or on CPUs JAX_NUM_CPU_DEVICES"
+        )
     if not is_first():
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # tables are the first process's; errors still go to stderr
@@ -95,6 +104,12 @@ def any_of(flag):
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array([flag])).any())
+
+
+def least(number):
+    """The smallest of all processes' numbers; None, which is not known, counts as infinite."""
+    number = np.inf if number is None else number
+    return number if jax.process_count() == 1 else float(multihost_utils.process_allgather(np.float32(number)).min())
 
 
 def agree_on_text(text):
@@ -146,7 +161,7 @@ def finish():
 def await_verdict():
     """After an error that another process's death may have caused: the watch, which can name it, ends this one."""
     if watch is not None:
-        time.sleep(SILENCE + 3 * BEAT)
+        time.sleep(SILENCE + 6 * BEAT)
 
 
 watch = None  # of this process, where it is one of many
@@ -178,7 +193,7 @@ class Watch:
 
         self.client, self.coordinator = global_state.client, global_state.coordinator_address
         self.me, self.count, self.go_on, self.done = jax.process_index(), jax.process_count(), "", threading.Event()
-        self.child = None
+        self.child, self.stderr = None, os.dup(2)  # its own: while it compiles, this process has 2 elsewhere
         if not is_first():
             command = [sys.executable, "-c", LAST_WORDS, self.coordinator]
             self.child = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
@@ -206,22 +221,27 @@ class Watch:
 
     def keep_watch(self):
         last = {i: ("", time.monotonic()) for i in range(self.count)}  # the sign seen last, and when it was new
+        heard = time.monotonic()
         for beat in range(2**31):
+            time.sleep(BEAT)
             try:
                 self.client.key_value_set(f"alive/{self.me}", str(beat), allow_overwrite=True)
                 signs = {int(key.rpartition("/")[2]): sign for key, sign in self.client.key_value_dir_get("alive/")}
-            except Exception:  # the coordinator is gone: JAX is about to abort this process
-                return
-            now = time.monotonic()
+            except Exception:  # the coordinator is gone, and JAX is about to abort this process; or a hiccup
+                if time.monotonic() - heard > SILENCE:
+                    return
+                continue
+            now = heard = time.monotonic()
             for i, sign in signs.items():
                 if sign != last[i][0]:
                     last[i] = (sign, now)
             dead = [i for i, (_, when) in last.items() if now - when > SILENCE]
             if dead and not self.done.is_set():
-                os.write(2, f"\n{self.verdict(dead)}\n".encode())
+                os.write(self.stderr, f"\n{self.verdict(dead)}\n".encode())
+                if is_first():
+                    time.sleep(3 * BEAT)  # the others ask this process who died, and must not take it to be dead itself
                 self.tell("done")
                 os._exit(DEAD)
-            time.sleep(BEAT)
 
     def leave(self):
         """After an error of its own, at once: JAX would wait for the others, which wait for this process."""

@@ -82,6 +82,8 @@ def run(plan):
         f"try a smaller --max-members-at-once than {len(plan.batches[0].members)}, or where that is 1 already, smaller"
         " networks, batches or buffers"
     )
+    if plan.options.resume:
+        less = "resume on as many devices as before, or more"
     try:
         with mendable(run_dir, less, go_on_after(run_dir)):
             metrics_file = open_metrics(run_dir / "metrics.csv")
@@ -172,8 +174,8 @@ def fit_memory(plan, mesh):
 
     What a program takes is known when it is compiled, which then need not be done again where everything fits.
     """
-    free, count = free_bytes(), max(len(batch.members) for batch in plan.batches)
-    if plan.options.max_members_at_once or plan.options.resume or free is None:
+    free, count = hosts.least(free_bytes()), max(len(batch.members) for batch in plan.batches)
+    if plan.options.max_members_at_once or plan.options.resume or free == np.inf:
         return plan
     at_once = count
     for batch in plan.batches:
