@@ -241,7 +241,7 @@ def num_weights(module):
 def test_the_guides_third_hidden_layer(tmp_path):
     source = (ROOT / "ppo.py").read_text()
     edited = source.replace("for _ in range(2)]", "for _ in range(3)]").replace(
-        "hidden[1], activation, dense(", "hidden[1], activation, hidden[2], activation, dense("
+        "hidden[1], activation, output]", "hidden[1], activation, hidden[2], activation, output]"
     )
     assert edited.count("hidden[2]") == 1 and "range(3)" in edited
     (tmp_path / "edited_ppo.py").write_text(edited)
