@@ -98,6 +98,13 @@ def create_run_dir(plan):
     return run_dir
 
 
+def record_options(run_dir, options):
+    """Changes the options in config.json to those that were chosen at the start."""
+    if is_first():
+        record = json.loads((run_dir / "config.json").read_text())
+        write_json(run_dir / "config.json", record | {"options": dataclasses.asdict(options)})
+
+
 def installed():
     return [name for name in PACKAGES if next(iter(metadata.distributions(name=name)), None)]
 

@@ -30,7 +30,7 @@ from runner.evaluate import make_evaluate
 from runner.members import make_batches
 from runner.memory import USABLE, bytes_per_device, fitting, free_bytes
 from runner.progress import Progress
-from runner.record import open_metrics, open_record
+from runner.record import open_metrics, open_record, record_options
 from runner.tuned import tuned_note
 
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
@@ -68,11 +68,6 @@ def run(plan):
     if plan.options.compile_cache:
         use_compile_cache()
     mesh = make_mesh(max(len(batch.members) for batch in plan.batches))
-    try:
-        plan = fit_memory(plan, mesh)
-    except KeyboardInterrupt:
-        print("stopped; nothing was written")
-        return 130
     run_dir, tracker = open_record(plan, mesh, f"{len(plan.members)} members")
     if plan.options.tuned and not plan.options.resume:
         print(tuned_note(plan.script.name, plan.config))
@@ -86,6 +81,8 @@ def run(plan):
         less = "resume on as many devices as before, or more"
     try:
         with mendable(run_dir, less, go_on_after(run_dir)):
+            if not hosts.any_of((run_dir / "checkpoints").exists()):  # else its batches are cut already
+                plan = fit_memory(plan, mesh, run_dir, progress.say)
             metrics_file = open_metrics(run_dir / "metrics.csv")
             results = [train_batch(plan, batch, mesh, run_dir, metrics_file, progress) for batch in plan.batches]
             metrics_file.close()
@@ -169,23 +166,22 @@ def program_of(plan, batch, mesh):
     return build(plan.script, batch.config, tuple(batch.floats()), size, mesh, plan.options.eval_episodes)
 
 
-def fit_memory(plan, mesh):
-    """The plan, in smaller batches where the memory of all members at once would not do; a resumed run keeps its own.
+def fit_memory(plan, mesh, run_dir, say):
+    """The plan, in smaller batches where the memory of all members at once would not do; config.json then says so.
 
     What a program takes is known when it is compiled, which then need not be done again where everything fits.
     """
     free, count = hosts.least(free_bytes()), max(len(batch.members) for batch in plan.batches)
-    if plan.options.max_members_at_once or plan.options.resume or free == np.inf:
+    if plan.options.max_members_at_once or free == np.inf:
         return plan
     at_once = count
     for batch in plan.batches:
         if len(batch.members) < MANY_MEMBERS * mesh.size:
             continue
-        print(f"compiling for {len(batch.members)} members at once")
         needed = program_of(plan, batch, mesh).bytes_per_device
         if needed > USABLE * free:
             size = fitting(len(batch.members), needed, free, mesh.size)
-            print(
+            say(
                 f"note: {len(batch.members)} members at once would take {needed * mesh.size / 1e9:.1f} GB of"
                 f" {free * mesh.size / 1e9:.1f} GB that are free: as with --max-members-at-once {size}"
             )
@@ -194,6 +190,7 @@ def fit_memory(plan, mesh):
     if at_once == count:
         return plan
     options = dataclasses.replace(plan.options, max_members_at_once=at_once)
+    record_options(run_dir, options)
     return plan._replace(options=options, batches=make_batches(plan.members, plan.config, at_once))
 
 

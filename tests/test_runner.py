@@ -393,21 +393,24 @@ def test_free_memory_is_that_of_the_machine_or_the_container(monkeypatch):
     assert memory.free_bytes() is None
 
 
-def test_members_that_do_not_fit_are_trained_in_batches(monkeypatch, capsys):
+def test_members_that_do_not_fit_are_trained_in_batches(monkeypatch, tmp_path, capsys):
     """The estimate is of the compiled program: the states and the rollout at least, and it grows with the members."""
     words = ["--total-timesteps", "1024", "--hidden-size", "8"]
     script = cli.Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy)
     mesh = devices.make_mesh(2)
 
     def fitted(*more):
-        return train.fit_memory(cli.make_plan(script, [*words, *more]), mesh)
+        return train.fit_memory(cli.make_plan(script, [*words, *more]), mesh, tmp_path, print)
 
     few = train.program_of(plan := cli.make_plan(script, words), plan.batches[0], mesh)
     assert few.bytes_per_device > 8 * 512 * 4 * 4 and few.bytes_per_device > train.state_bytes(few.like) / 2
+    record.write_json(tmp_path / "config.json", {"script": "ppo", "options": {}})
     monkeypatch.setattr(train, "free_bytes", lambda: 0.6 * few.bytes_per_device)
     plan = fitted()
     assert plan.options.max_members_at_once == 6 and [len(b.members) for b in plan.batches] == [6, 6, 4]
     assert [m.seed for batch in plan.batches for m in batch.members] == list(range(16))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["script"] == "ppo" and written["options"]["max_members_at_once"] == 6
     assert "16 members at once would take" in capsys.readouterr().out
     assert fitted("--max-members-at-once", "10").options.max_members_at_once == 10  # by hand goes first
     assert fitted("--num-seeds", "15").options.max_members_at_once == 0  # so few are simply tried
