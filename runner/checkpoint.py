@@ -9,11 +9,11 @@ import shutil
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from runner.devices import repeat_last
 from runner.errors import UsageError, first_line
 from runner.hosts import any_of, await_verdict, is_first, wait_for_all
 
@@ -140,7 +140,7 @@ class Checkpoints:
             return None
         if digest(found.state, self.count) != found.notes["digest"]:
             return None
-        return ocp.args.Composite(state=repeat_last(found.state, self.count), notes=found.notes)
+        return ocp.args.Composite(state=fill_up(found.state, self.count), notes=found.notes)
 
     def set_aside(self, steps):
         """Renames damaged checkpoints, so that training can write these updates again."""
@@ -156,11 +156,10 @@ class Checkpoints:
         self.manager.close()
 
 
-def repeat_last(arrays, count):
-    """Fills rows from count on with the last member, as device placement does: reading leaves them zero."""
-    size = len(jax.tree.leaves(arrays)[0]) if count else 0
-    if not count or size == count:
+def fill_up(arrays, count):
+    """Makes rows from count on the last member again, as placing on devices does: reading leaves them zero."""
+    size = len(jax.tree.leaves(arrays)[0])
+    if count is None or size == count:
         return arrays
-    index = jnp.minimum(np.arange(size), count - 1)
     shardings = jax.tree.map(lambda x: x.sharding, arrays)
-    return jax.jit(lambda tree: jax.tree.map(lambda x: x[index], tree), out_shardings=shardings)(arrays)
+    return jax.jit(lambda tree: repeat_last(tree, count, size), out_shardings=shardings)(arrays)

@@ -74,7 +74,7 @@ def map_members(function, mesh, at_once, *args):
 
     count = len(jax.tree.leaves(args)[0])
     size = padded_count(count, mesh)
-    filled = jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size), count - 1)], args)
+    filled = repeat_last(args, count, size)
     out = jax.shard_map(on_one_device, mesh=mesh, in_specs=MEMBER, out_specs=MEMBER, check_vma=False)(*filled)
     return jax.tree.map(lambda x: x[:count], out)
 
@@ -82,6 +82,11 @@ def map_members(function, mesh, at_once, *args):
 def everywhere(mesh):
     """The sharding of what every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def repeat_last(tree, count, size):
+    """Size rows of every array: the first count, then the last of them again and again."""
+    return jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size), count - 1)], tree)
 
 
 def padded_count(count, mesh):

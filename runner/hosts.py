@@ -38,7 +38,7 @@ def start(plan, apart):
     clear_backends()  # importing gymnax started one that knows this process alone
     if on_cpu:
         split_cpu()
-    found = {}
+    found, tasks_of_slurm = {}, os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     if options.coordinator:
         found = dict(
             coordinator_address=options.coordinator,
@@ -46,7 +46,7 @@ def start(plan, apart):
             process_id=options.process_id,
             cluster_detection_method="deactivate",
         )
-    elif visible == 1 or "1" in (os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0], tasks_of_open_mpi()):
+    elif visible == 1 or "1" in (tasks_of_slurm.split("(")[0], os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")):
         found = dict(local_device_ids=range(visible))  # left alone, jax would give this process a single GPU
     where = options.coordinator or "the address that the launcher gave"
     print(f"waiting up to five minutes for the other processes at {where}", file=sys.stderr, flush=True)
@@ -70,10 +70,6 @@ def start(plan, apart):
     watch = Watch()
     settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in apart}
     check_same((plan.script.path.read_text(), plan.config, settings, jax.__version__))
-
-
-def tasks_of_open_mpi():
-    return os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
 
 
 def is_first():
