@@ -2,15 +2,29 @@
 
 import os
 
+# Here small programs are compiled often and run for a moment: XLA's quickest settings take a third of the time.
+# Child processes have the settings of users.
+USERS = dict(os.environ)
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time; so do child processes
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """For child processes: they share compiled programs with one another, and nothing with the user."""
     cache = str(tmp_path_factory.mktemp("cache"))
-    return os.environ | {"XDG_CACHE_HOME": cache, "PYTHONUNBUFFERED": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return USERS | {"XDG_CACHE_HOME": cache, "PYTHONUNBUFFERED": "1"}
+
+
+LONGEST_FIRST = ("test_hosts", "test_cli", "test_contract", "test_meta_evolve", "test_notebooks", "test_learning")
+
+
+def pytest_collection_modifyitems(items):
+    """Two workers take files in this order; a long one at the end would leave one of them idle."""
+    rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))  # stable: within a file as written

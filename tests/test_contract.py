@@ -198,8 +198,8 @@ def test_each_static_field_changes_the_program(name, field):
 # --- make_train -------------------------------------------------------------------------------------------------------
 def test_one_call_equals_two_halves(run):
     """Bit by bit: what resuming relies on."""
-    train = run.variant.train()
-    whole, metrics = jax.jit(lambda key: train(key, num_updates=len(run.metrics["env_steps"])))(jax.random.key(0))
+    train, all_updates = run.variant.train(), len(run.metrics["env_steps"])
+    whole, metrics = jax.jit(lambda state: train(None, state=state, num_updates=all_updates))(run.start)
     assert_same_bits(whole, run.end)
     assert_same_bits(metrics, run.metrics)
 

@@ -13,7 +13,7 @@ def test_cartpole_is_solved_by_the_default_command(environment, tmp_path):
     start, first_progress = time.monotonic(), None
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "ppo.py")],
-        env=environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},  # as users run it
+        env=environment,
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
