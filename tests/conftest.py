@@ -2,14 +2,13 @@
 
 import os
 
+import jax
+import pytest
+
 # Here small programs are compiled often and run for a moment: XLA's quickest settings take a third of the time.
 # Child processes have the settings of users.
 USERS = dict(os.environ)
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
-
-import jax
-import pytest
-
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)
 

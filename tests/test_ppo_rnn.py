@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ SMALL = ppo_rnn.Config(
     env_id="CartPole-v1", total_timesteps=1280, num_envs=4, num_steps=32, embedding_size=8, hidden_size=6, lr=0.02
 )
 CELLS = ["gru", "lstm"]
+SMALL_OF = {cell: replace(SMALL, cell=cell) for cell in CELLS}
 
 
 CONFIGS = {
@@ -58,8 +60,8 @@ def test_that_check_sees_every_off_by_one(trained, mistake, monkeypatch):
     def wrong(network, params, carry, obs, done):
         done = {
             "never reset": jnp.zeros_like(done),
-            "reset one step late": jnp.concatenate([jnp.zeros_like(done[:1]), done[:-1]]),
-            "reset one step early": jnp.concatenate([done[1:], jnp.zeros_like(done[:1])]),
+            "reset one step late": jnp.concatenate([jnp.zeros_like(done[:, :1]), done[:, :-1]], axis=1),
+            "reset one step early": jnp.concatenate([done[:, 1:], jnp.zeros_like(done[:, :1])], axis=1),
         }[mistake]
         return right(network, params, carry, obs, done)
 
@@ -119,31 +121,82 @@ def test_the_bootstrap_sees_the_final_observation_with_the_memory_of_its_episode
     assert len(found) == 2 and truncations >= 10
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_unroll_is_a_plain_loop_with_resets(cell):
-    config = replace(SMALL, cell=cell)
+def sequences(cell):
+    """(network, params, carry (2, H), obs (2, 9, D), done (2, 9)): no number of them is zero, not even a bias."""
+    config = SMALL_OF[cell]
     network, rng = ppo_rnn.make_network(config), np.random.default_rng(0)
-    init_carry, _ = ppo_rnn.make_policy(config)
-    obs, done = jnp.float32(rng.normal(size=(9, 4))), jnp.array([0, 0, 1, 0, 1, 1, 0, 0, 1], bool)
-    start = jax.tree.map(lambda x: x[0] + 0.3, init_carry(1))
-    params = network.init(jax.random.key(0), start, obs[0])
-    found = ppo_rnn.unroll(network, params, start, obs, done)
-    carry = start
-    for t in range(9):
-        carry = network.apply(params, carry, obs[t], method="remember")
-        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(carry), strict=True):
-            np.testing.assert_allclose(x[t], y, atol=1e-6)
-        if done[t]:
-            carry = jax.tree.map(jnp.zeros_like, start)
+    random = lambda x: jnp.float32(0.5 * rng.normal(size=x.shape))  # noqa: E731
+    start = jax.tree.map(random, ppo_rnn.make_policy(config)[0](2))
+    obs, done = jnp.float32(rng.normal(size=(2, 9, 4))), jnp.array(rng.random((2, 9)) < 0.3)
+    return network, jax.tree.map(random, network.init(jax.random.key(0), start, obs[:, 0])), start, obs, done
 
 
-def test_the_initial_memory_is_zeros_as_the_cells_own():
-    for cell in CELLS:
-        init_carry, _ = ppo_rnn.make_policy(replace(SMALL, cell=cell))
-        own = ppo_rnn.CELLS[cell](6).initialize_carry(jax.random.key(0), (3, 8))
-        assert jax.tree.structure(own) == jax.tree.structure(init_carry(3))
-        for x, y in zip(jax.tree.leaves(own), jax.tree.leaves(init_carry(3)), strict=True):
-            np.testing.assert_array_equal(x, y)
+def plain_loop(network, params, carry, obs, done):
+    carries = []
+    for t in range(obs.shape[1]):
+        carry = network.apply(params, carry, obs[:, t], method="remember")
+        carries.append(carry)
+        carry = jax.tree.map(lambda x, t=t: x * (1 - done[:, t, None]), carry)
+    return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *carries)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_unroll_is_a_plain_loop_with_resets_and_so_is_its_gradient(cell):
+    """The gradient in every number that goes in, for the weights' is written by hand."""
+    network, params, start, obs, done = sequences(cell)
+    assert done.any() and not done.all()
+
+    def loss(unroll, params, carry, obs):
+        remembered = unroll(network, params, carry, obs, done)
+        sums = [(jnp.sin(3.0 * x) * jnp.arange(1.0, 10.0)[:, None]).sum() for x in jax.tree.leaves(remembered)]
+        return sum(sums), remembered
+
+    grad = jax.grad(loss, argnums=(1, 2, 3), has_aux=True)
+    found, expected = (grad(unroll, params, start, obs) for unroll in (ppo_rnn.unroll, plain_loop))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+    gates = found[0][0]["params"]["memory_gates"]
+    assert (jnp.abs(gates["kernel"]) > 1e-4).all() and (jnp.abs(gates["bias"]) > 1e-4).all()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_step_is_that_of_the_cells_of_flax(cell):
+    """Their weights one per gate, ours side by side; where flax has one bias for a sum, one of our two is zero."""
+    theirs = {"gru": nn.GRUCell(6), "lstm": nn.OptimizedLSTMCell(6)}[cell]
+    network, params, carry, obs, _ = sequences(cell)
+    names = {"gru": ["r", "z", "n"], "lstm": ["i", "f", "g", "o"]}[cell]
+    own = params["params"]
+    split = lambda x: dict(zip(names, jnp.split(x, len(names), axis=-1), strict=True))  # noqa: E731
+    weights = {
+        f"{side}{name}": {"kernel": kernel}
+        for side, layer in (("i", "input_gates"), ("h", "memory_gates"))
+        for name, kernel in split(own[layer]["kernel"]).items()
+    }
+    both = split(own["input_gates"]["bias"] + own["memory_gates"]["bias"])
+    for name in names:
+        weights[f"{'i' if cell == 'gru' else 'h'}{name}"]["bias"] = both[name]
+    if cell == "gru":  # the bias within the product with the reset gate is one of its own
+        weights["in"]["bias"] = split(own["input_gates"]["bias"])["n"]
+        weights["hn"]["bias"] = split(own["memory_gates"]["bias"])["n"]
+    embedding = jnp.tanh(obs[:, 0] @ own["embedding"]["kernel"] + own["embedding"]["bias"])
+    expected, _ = theirs.apply({"params": weights}, carry, embedding)
+    found = network.apply(params, carry, obs[:, 0], method="remember")
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    zeros, own_zeros = theirs.initialize_carry(jax.random.key(0), (2, 8)), ppo_rnn.make_policy(SMALL_OF[cell])[0](2)
+    jax.tree.map(np.testing.assert_array_equal, zeros, own_zeros)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_gate_begins_orthogonal_as_those_of_flax(cell):
+    network, _, carry, obs, _ = sequences(cell)
+    params = network.init(jax.random.key(0), carry, obs[:, 0])["params"]
+    blocks = np.split(params["memory_gates"]["kernel"], ppo_rnn.GATES[cell], axis=1)
+    for block in blocks:
+        np.testing.assert_allclose(block @ block.T, np.eye(6), atol=1e-5)
+    assert (blocks[0] != blocks[1]).any()
+    assert not params["memory_gates"]["bias"].any() and not params["input_gates"]["bias"].any()
 
 
 def test_minibatches_are_whole_sequences_and_hold_every_env_once():
