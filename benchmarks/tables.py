@@ -213,6 +213,17 @@ def breakdown():
     return markdown(["part", *(f"{n} member{'s' if n > 1 else ''}" for n in counts)], rows)
 
 
+def against():
+    """Each script against itself as it was at the commit that was compared with."""
+    path = RESULTS / "against.csv"
+    rows = [
+        [f"`{row.script}.py`", row.seeds, f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]", f"{row.before:,}",
+         f"{row.now:,}", f"{row.compile_before} s, {row.compile_now} s"]
+        for row in (pd.read_csv(path).itertuples() if path.exists() else ())
+    ]  # fmt: skip
+    return markdown(["script", "seeds", "times the env steps/s", "before", "now", "compile before, now"], rows)
+
+
 def roofline():
     rows = [
         [
@@ -245,7 +256,9 @@ def gpu():
     return markdown(["card", "what", "members", "value", "unit"], rows)
 
 
-MADE = (overview, returns, tuning, memory, networks, throughput, peers, evolution, breakdown, roofline, gpu)
+MADE = (
+    overview, returns, tuning, memory, networks, throughput, peers, evolution, breakdown, against, roofline, gpu
+)  # fmt: skip
 TABLES = {f.__name__: f for f in MADE}
 
 

@@ -40,37 +40,55 @@ COLUMNS = (
 )
 
 
-def measure(name, env_id, seeds, seconds_each=SECONDS):
-    """One row, as a dict, measured in this process; seconds_each: how long a repeat takes, about."""
-    sys.path.insert(0, str(ROOT))
-    script = importlib.import_module(name)
-    import jax
+def compiled(script, path, config, seeds):
+    """The runner's program of so many seeds of a script, a module, and their first state."""
     import numpy as np
 
     from runner.cli import Script
     from runner.devices import make_mesh, padded_count, place
-    from runner.train import MAX_CHUNK, build
+    from runner.train import build
 
     mesh = make_mesh(seeds)
-    config = script.Config(env_id=env_id)
-    parts = Script(ROOT / f"{name}.py", script.Config, script.make_env, script.make_train, script.make_policy)
+    parts = Script(path, script.Config, script.make_env, script.make_train, script.make_policy)
     program = build(parts, config, (), padded_count(seeds, mesh), mesh, 1)
-    state = program.init(place(np.arange(seeds, dtype=np.uint32), mesh), {})
+    return program, program.init(place(np.arange(seeds, dtype=np.uint32), mesh), {})
 
-    def run(state, updates):
-        start = time.monotonic()
-        state, _ = jax.block_until_ready(program.chunk(state, {}, np.int32(updates)))
-        return state, time.monotonic() - start
 
-    state, _ = run(state, 1)
-    state, seconds = run(state, 8)
-    updates = max(1, min(MAX_CHUNK, round(8 * seconds_each / seconds)))
+def run(program, state, updates):
+    """The state after so many updates, and the seconds that they took."""
+    import jax
+    import numpy as np
+
+    start = time.monotonic()
+    state, _ = jax.block_until_ready(program.chunk(state, {}, np.int32(updates)))
+    return state, time.monotonic() - start
+
+
+def warmed_up(program, state, seconds_each):
+    """A state some updates on, and how many updates take so many seconds, about."""
+    from runner.train import MAX_CHUNK
+
+    state, _ = run(program, state, 1)
+    state, seconds = run(program, state, 8)
+    return state, max(1, min(MAX_CHUNK, round(8 * seconds_each / seconds)))
+
+
+def measure(name, env_id, seeds, seconds_each=SECONDS):
+    """One row, as a dict, measured in this process; seconds_each: how long a repeat takes, about."""
+    sys.path.insert(0, str(ROOT))
+    script = importlib.import_module(name)
+    from runner.devices import make_mesh
+
+    config = script.Config(env_id=env_id)
+    program, state = compiled(script, ROOT / f"{name}.py", config, seeds)
+    state, updates = warmed_up(program, state, seconds_each)
     speeds = []
     for _ in range(REPEATS):
-        state, seconds = run(state, updates)
+        state, seconds = run(program, state, updates)
         speeds.append(seeds * updates * config.steps_per_update / seconds)
     low, middle, high = statistics.quantiles(speeds, n=4)
-    values = (name, env_id, seeds, mesh.size, program.compile_seconds, middle, low, high, peak_memory_mb())
+    devices = make_mesh(seeds).size
+    values = (name, env_id, seeds, devices, program.compile_seconds, middle, low, high, peak_memory_mb())
     return dict(zip(COLUMNS, values, strict=True))
 
 

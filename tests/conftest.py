@@ -6,9 +6,10 @@ import jax
 import pytest
 
 # Here small programs are compiled often and run for a moment: XLA's quickest settings take a third of the time.
-# Child processes have the settings of users.
+# Child processes have the settings of users, but for those that compile much and compute little.
 USERS = dict(os.environ)
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+QUICKEST = "--xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKEST}"
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_disable_most_optimizations", True)
 
@@ -18,6 +19,12 @@ def environment(tmp_path_factory):
     """For child processes: they share compiled programs with one another, and nothing with the user."""
     cache = str(tmp_path_factory.mktemp("cache"))
     return USERS | {"XDG_CACHE_HOME": cache, "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture(scope="session")
+def quick_environment(environment):
+    """For child processes whose time goes into compiling."""
+    return environment | {"XLA_FLAGS": QUICKEST, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 LONGEST_FIRST = ("test_hosts", "test_cli", "test_contract", "test_meta_evolve", "test_notebooks", "test_learning")

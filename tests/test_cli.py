@@ -222,11 +222,13 @@ def test_help_shows_every_fields_comment(environment, tmp_path):
 
 # --- Whole runs -------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def sweep_run(tmp_path_factory, environment):
+def sweep_run(tmp_path_factory, quick_environment):
     """A sweep over a float and a static field, 2 seeds, one value that diverges."""
     cwd = tmp_path_factory.mktemp("sweep")
     args = ["--sweep", "lr=1e-3,1e30", "activation=tanh,relu", "--num-seeds", "2"]
-    found = ppo_command(*TINY, *args, "--track", "tensorboard", "--gif", "--run-dir", "run", env=environment, cwd=cwd)
+    found = ppo_command(
+        *TINY, *args, "--track", "tensorboard", "--gif", "--run-dir", "run", env=quick_environment, cwd=cwd
+    )
     assert found.returncode == 0, found.stderr
     return cwd / "run", found
 
@@ -287,9 +289,9 @@ def test_the_gif_of_the_best_member_is_there(sweep_run):
     assert "lr=0.001" in next(line for line in found.stdout.splitlines() if line.startswith("best member"))
 
 
-def test_one_member_alone_gives_what_it_gave_in_the_sweep_and_wandb_has_it(sweep_run, environment, tmp_path):
+def test_one_member_alone_gives_what_it_gave_in_the_sweep_and_wandb_has_it(sweep_run, quick_environment, tmp_path):
     """The re-run command's promise: members don't see each other. Batches of other sizes may round otherwise."""
-    env = environment | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    env = quick_environment | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     args = ["--lr", "1e-3", "--seed", "1", "--num-seeds", "1", "--track", "wandb", "--run-dir", "one"]
     found = ppo_command(*TINY, *args, env=env, cwd=tmp_path)
     assert found.returncode == 0, found.stderr

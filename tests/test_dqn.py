@@ -213,7 +213,10 @@ def test_defaults_are_cleanrls():
     assert (config.lr, config.gamma, config.tau, config.start_e, config.end_e) == (2.5e-4, 0.99, 1.0, 1.0, 0.05)
     assert (config.exploration_fraction, config.learning_starts, config.train_frequency) == (0.5, 10_000, 10)
     params = dqn.make_network(config).init(jax.random.key(0), jnp.zeros(4))["params"]
-    assert [params[f"Dense_{i}"]["kernel"].shape for i in range(3)] == [(4, 120), (120, 84), (84, 2)]
+    layers = ["Dense_0", "Dense_1", "Einsum_0"]  # the last one stored transposed
+    assert [params[name]["kernel"].shape for name in layers] == [(4, 120), (120, 84), (2, 84)]
+    wide = dqn.QNetwork(500, 120, 84).init(jax.random.key(0), jnp.zeros(4))["params"]["Einsum_0"]["kernel"]
+    assert wide.std() == pytest.approx(84**-0.5, rel=0.05)  # LeCun's: of as many inputs, not outputs
 
 
 def test_no_cond_that_a_vmap_would_turn_into_both_branches():

@@ -26,7 +26,8 @@ def free_port():
 
 def launch(script, words, devices, environment, cwd=None):
     """Starts a process with so many simulated CPU devices."""
-    variables = environment | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    variables = environment | {"XLA_FLAGS": flags}
     command = [sys.executable, ROOT / script, *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -149,13 +150,13 @@ def test_an_interrupted_run_of_two_ends_with_the_same_bits_in_one(environment, f
     assert metrics(run) == metrics(four_devices)
 
 
-def test_an_evolution_in_two_processes_gives_the_bits_of_one(environment, tmp_path):
+def test_an_evolution_in_two_processes_gives_the_bits_of_one(quick_environment, tmp_path):
     small = "--env-ids Catch-bsuite --total-timesteps 1024 --population 6 --generations 3 --eval-seeds 0"
     words = [*small.split(), "--run-dir"]
     whole, run = tmp_path / "whole", tmp_path / "two"
-    [(code, _, error)] = wait([launch("meta_evolve_loss.py", [*words, whole], 4, environment)])
+    [(code, _, error)] = wait([launch("meta_evolve_loss.py", [*words, whole], 4, quick_environment)])
     assert code == 0, error
-    first, second = wait([launch("meta_evolve_loss.py", each, 2, environment) for each in by_hand([*words, run])])
+    first, second = wait([launch("meta_evolve_loss.py", each, 2, quick_environment) for each in by_hand([*words, run])])
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert metrics(run) == metrics(whole) and not second[1]
     assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()}

@@ -1,0 +1,104 @@
+"""Env steps/s and compile time of the scripts against those of another commit, in turns within one process.
+
+    python benchmarks/against.py 0a1b2c3                       # about twenty minutes on two cores
+    python benchmarks/against.py HEAD~1 --scripts dqn --seeds 16
+
+Each (script, seeds) has a process of its own, in which both versions run TURNS chunks of updates in turns: the median
+of the ratios of neighbours counts, for the speed of a shared machine changes within minutes. The runner is that of now.
+Rows of results/against.csv are replaced by newer ones of the same commit, script and seeds.
+"""
+
+import argparse
+import csv
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from throughput import ROOT, compiled, machine, run, warmed_up, write_rows
+
+TURNS = 9
+SECONDS = 1.5  # per chunk
+ENVIRONMENTS = {"ppo_rnn": "MemoryChain-bsuite"}  # its own default; CartPole-v1 for the others
+KEY = ("commit", "script", "seeds")
+
+
+def version_of(name, commit, folder):
+    """The script as it was, as a module, and where its text lies."""
+    path = Path(folder) / f"{name}_{commit}.py"
+    path.write_bytes(
+        subprocess.run(["git", "show", f"{commit}:{name}.py"], cwd=ROOT, check=True, capture_output=True).stdout
+    )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, path
+
+
+def measure(name, seeds, commit):
+    """One row, measured in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(name, seeds, commit, [version_of(name, commit, folder), (importlib.import_module(name), None)])
+
+
+def compare(name, seeds, commit, versions):
+    programs, states, chunks, speeds = [], [], [], ([], [])
+    env_id = ENVIRONMENTS.get(name, "CartPole-v1")
+    config = [script.Config(env_id=env_id) for script, _ in versions]
+    for (script, path), its_config in zip(versions, config, strict=True):
+        program, state = compiled(script, path or ROOT / f"{name}.py", its_config, seeds)
+        state, updates = warmed_up(program, state, SECONDS)
+        programs.append(program)
+        states.append(state)
+        chunks.append(updates)
+    for _ in range(TURNS):
+        for i, program in enumerate(programs):
+            states[i], seconds = run(program, states[i], chunks[i])
+            speeds[i].append(seeds * chunks[i] * config[i].steps_per_update / seconds)
+    low, ratio, high = statistics.quantiles([new / old for old, new in zip(*speeds, strict=True)], n=4)
+    return {
+        "commit": commit, "script": name, "env_id": env_id, "seeds": seeds,
+        "before": round(statistics.median(speeds[0])), "now": round(statistics.median(speeds[1])),
+        "ratio": round(ratio, 2), "low": round(low, 2), "high": round(high, 2),
+        "compile_before": round(programs[0].compile_seconds, 1), "compile_now": round(programs[1].compile_seconds, 1),
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("commit", help="what to compare with, as git knows it")
+    parser.add_argument("--scripts", nargs="+", default=["ppo", "ppo_rnn", "dqn"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 16, 128])
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "against.csv")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # measure in this process, print JSON
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.scripts[0], args.seeds[0], args.commit)))
+        return
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=7", args.commit], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    commit, rows = commit.stdout.strip(), []
+    if args.output.exists():
+        with open(args.output, newline="") as file:
+            rows = list(csv.DictReader(file))
+    for name in args.scripts:
+        for seeds in args.seeds:
+            words = [sys.executable, __file__, commit, "--one", "--scripts", name, "--seeds", str(seeds)]
+            found = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+            row = json.loads(found.stdout.splitlines()[-1])
+            print(
+                f"{name:10} {seeds:4} seeds: {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}] times the"
+                f" env steps/s of {commit}; compiled in {row['compile_now']} s, before {row['compile_before']} s",
+                flush=True,
+            )
+            row |= machine() | {"command": f"python benchmarks/against.py {commit} --scripts {name} --seeds {seeds}"}
+            rows = [x for x in rows if any(str(x[k]) != str(row[k]) for k in KEY)] + [row]
+            write_rows(args.output, rows)
+
+
+if __name__ == "__main__":
+    main()
