@@ -27,7 +27,7 @@ def free_port():
 def launch(script, words, devices, environment, cwd=None):
     """Starts a process with so many simulated CPU devices."""
     flags = f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    variables = environment | {"XLA_FLAGS": flags}
+    variables = environment | {"XLA_FLAGS": flags.strip()}
     command = [sys.executable, ROOT / script, *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(
