@@ -41,7 +41,8 @@ def version_of(name, commit, folder):
 def measure(name, seeds, commit):
     """One row, measured in this process."""
     with tempfile.TemporaryDirectory() as folder:
-        return compare(name, seeds, commit, [version_of(name, commit, folder), (importlib.import_module(name), None)])
+        now = importlib.import_module(name), ROOT / f"{name}.py"
+        return compare(name, seeds, commit, [version_of(name, commit, folder), now])
 
 
 def compare(name, seeds, commit, versions):
@@ -49,7 +50,7 @@ def compare(name, seeds, commit, versions):
     env_id = ENVIRONMENTS.get(name, "CartPole-v1")
     config = [script.Config(env_id=env_id) for script, _ in versions]
     for (script, path), its_config in zip(versions, config, strict=True):
-        program, state = compiled(script, path or ROOT / f"{name}.py", its_config, seeds)
+        program, state = compiled(script, path, its_config, seeds)
         state, updates = warmed_up(program, state, SECONDS)
         programs.append(program)
         states.append(state)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import QUICKEST
 from gymnax.environments import spaces
 
 import dqn
@@ -108,13 +109,18 @@ class Run(NamedTuple):
     metrics: dict
 
 
+# Kernels as users have them: with the quickest ones (tests/conftest.py) a larger program may round otherwise
+USERS_KERNELS = {"xla_cpu_use_fusion_emitters": True} if QUICKEST else None
+jit_as_users = functools.partial(jax.jit, compiler_options=USERS_KERNELS)
+
+
 @functools.cache
 def run_variant(name):
     variant = VARIANTS[name]
     train = variant.train()
     half = variant.config.num_updates // 2
-    go_on = jax.jit(lambda state: train(None, state=state, num_updates=half))
-    start = jax.jit(lambda key: train(key, num_updates=0)[0])(jax.random.key(0))
+    go_on = jit_as_users(lambda state: train(None, state=state, num_updates=half))
+    start = jit_as_users(lambda key: train(key, num_updates=0)[0])(jax.random.key(0))
     middle, first_metrics = go_on(start)
     end, second_metrics = go_on(middle)
     metrics = {k: np.concatenate([x, second_metrics[k]]) for k, x in first_metrics.items()}
@@ -198,8 +204,8 @@ def test_each_static_field_changes_the_program(name, field):
 # --- make_train -------------------------------------------------------------------------------------------------------
 def test_one_call_equals_two_halves(run):
     """Bit by bit: what resuming relies on."""
-    train, all_updates = run.variant.train(), len(run.metrics["env_steps"])
-    whole, metrics = jax.jit(lambda state: train(None, state=state, num_updates=all_updates))(run.start)
+    train = run.variant.train()
+    whole, metrics = jit_as_users(lambda key: train(key, num_updates=len(run.metrics["env_steps"])))(jax.random.key(0))
     assert_same_bits(whole, run.end)
     assert_same_bits(metrics, run.metrics)
 
