@@ -238,7 +238,7 @@ def run(plan):
         hosts.await_verdict()
         raise
     finally:
-        progress.close()
+        progress.end()
     compared = ", evaluation.csv, summary.json, comparison.png" if plan.options.eval_seeds else ""
     print(f"record: {run_dir}/learned_loss.npz, fitness.png, metrics.csv{compared}")
     return 0

@@ -21,9 +21,10 @@ class Progress:
         self.bar = None
         self.interrupted = False
         self.programs = []
+        self.handlers = {}  # of the caller, given back at the end
         for name in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(ValueError):  # not in the main thread: a caller has its own way to stop
-                signal.signal(name, self.interrupt)
+                self.handlers[name] = signal.signal(name, self.interrupt)
 
     def interrupt(self, number, frame):
         self.interrupted = True
@@ -72,3 +73,9 @@ class Progress:
         if self.tracker is not None:
             self.tracker.close()
             self.tracker = None
+
+    def end(self):
+        """Closes, and leaves Ctrl-C as it was."""
+        self.close()
+        for name, handler in self.handlers.items():
+            signal.signal(name, handler)

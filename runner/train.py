@@ -98,7 +98,7 @@ def run(plan):
         hosts.await_verdict()
         raise
     finally:
-        progress.close()
+        progress.end()
     return 0
 
 

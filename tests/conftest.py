@@ -6,7 +6,7 @@ import jax
 import pytest
 
 # Here small programs are compiled often and run for a moment: XLA's quickest settings take a third of the time.
-# Child processes have the settings of users, but for those that compile much and compute little.
+# Those whose speed or whose bits are the users' own have the users' settings: users_environment, jit_as_users.
 USERS = dict(os.environ)
 QUICKEST = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 10) else ""  # unknown to jax 0.11
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICKEST}".strip()
@@ -15,16 +15,15 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """For child processes: they share compiled programs with one another, and nothing with the user."""
-    cache = str(tmp_path_factory.mktemp("cache"))
-    return USERS | {"XDG_CACHE_HOME": cache, "PYTHONUNBUFFERED": "1"}
+def users_environment(tmp_path_factory):
+    """For a child process as users start it, but that it shares no compiled programs with them."""
+    return USERS | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="session")
-def quick_environment(environment):
-    """For child processes whose time goes into compiling."""
-    return environment | {"XLA_FLAGS": QUICKEST, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+def environment(users_environment):
+    """For the other child processes, whose time goes into compiling."""
+    return users_environment | {"XLA_FLAGS": QUICKEST, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 LONGEST_FIRST = ("test_hosts", "test_cli", "test_contract", "test_meta_evolve", "test_notebooks", "test_learning")

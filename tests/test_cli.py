@@ -222,13 +222,11 @@ def test_help_shows_every_fields_comment(environment, tmp_path):
 
 # --- Whole runs -------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def sweep_run(tmp_path_factory, quick_environment):
+def sweep_run(tmp_path_factory, environment):
     """A sweep over a float and a static field, 2 seeds, one value that diverges."""
     cwd = tmp_path_factory.mktemp("sweep")
     args = ["--sweep", "lr=1e-3,1e30", "activation=tanh,relu", "--num-seeds", "2"]
-    found = ppo_command(
-        *TINY, *args, "--track", "tensorboard", "--gif", "--run-dir", "run", env=quick_environment, cwd=cwd
-    )
+    found = ppo_command(*TINY, *args, "--track", "tensorboard", "--gif", "--run-dir", "run", env=environment, cwd=cwd)
     assert found.returncode == 0, found.stderr
     return cwd / "run", found
 
@@ -289,9 +287,9 @@ def test_the_gif_of_the_best_member_is_there(sweep_run):
     assert "lr=0.001" in next(line for line in found.stdout.splitlines() if line.startswith("best member"))
 
 
-def test_one_member_alone_gives_what_it_gave_in_the_sweep_and_wandb_has_it(sweep_run, quick_environment, tmp_path):
+def test_one_member_alone_gives_what_it_gave_in_the_sweep_and_wandb_has_it(sweep_run, environment, tmp_path):
     """The re-run command's promise: members don't see each other. Batches of other sizes may round otherwise."""
-    env = quick_environment | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    env = environment | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     args = ["--lr", "1e-3", "--seed", "1", "--num-seeds", "1", "--track", "wandb", "--run-dir", "one"]
     found = ppo_command(*TINY, *args, env=env, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
@@ -338,9 +336,10 @@ def test_resuming_a_broken_record_is_one_line(record, tmp_path, capsys):
 
 
 # --- Killed, stopped, damaged -----------------------------------------------------------------------------------------
+UPDATES = 200  # of each of two batches
 LONG = [
-    "--total-timesteps", "200_000", "--hidden-size", "8", "--num-envs", "2", "--num-minibatches", "2",
-    "--num-seeds", "4", "--sweep", "lr=1e-4,1e-3", "--max-members-at-once", "4", "--checkpoint-every", "60",
+    "--total-timesteps", str(256 * UPDATES), "--hidden-size", "8", "--num-envs", "2", "--num-minibatches", "2",
+    "--num-seeds", "4", "--sweep", "lr=1e-4,1e-3", "--max-members-at-once", "4", "--checkpoint-every", "15",
 ]  # fmt: skip
 
 
@@ -377,7 +376,7 @@ def digest_of_state(run, batch, update):
 def assert_same_results(run, whole):
     assert sha256(run / "metrics.csv") == sha256(whole / "metrics.csv")
     for batch in ("batch-000", "batch-001"):
-        assert digest_of_state(run, batch, 781) == digest_of_state(whole, batch, 781)
+        assert digest_of_state(run, batch, UPDATES) == digest_of_state(whole, batch, UPDATES)
     members = [json.loads((folder / "summary.json").read_text())["members"] for folder in (run, whole)]
     assert members[0] == members[1]
 
@@ -391,22 +390,23 @@ def damage_newest(folder):
     return newest
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_and_resumed_gives_the_same_bits(uninterrupted, environment, tmp_path):
     """kill -9 in the first batch, then Ctrl-C in the second; each time the first one's newest checkpoint is damaged."""
     run = tmp_path / "run"
     process = start(*LONG, "--run-dir", run, env=environment, cwd=tmp_path)
-    wait_for_rows(run, process, 1200)
+    wait_for_rows(run, process, 300)
     process.kill()
     process.wait()
     newest = damage_newest(run / "checkpoints/batch-000")
     process = start("--resume", run, env=environment, cwd=tmp_path)
-    wait_for_rows(run, process, 4 * 781 + 1000)  # in the second batch
+    wait_for_rows(run, process, 4 * UPDATES + 250)  # in the second batch
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=60)[0]
     assert f"checkpoint {newest} is damaged" in printed
     assert process.returncode == 130 and "Traceback" not in printed
     assert f"python ppo.py --resume {run}" in printed
-    rows = (run / "metrics.csv").read_bytes().count(b"\n") - 1 - 4 * 781
+    rows = (run / "metrics.csv").read_bytes().count(b"\n") - 1 - 4 * UPDATES
     assert str(rows // 4) in {p.name for p in (run / "checkpoints/batch-001").iterdir()}  # nothing is lost
     newest = damage_newest(run / "checkpoints/batch-000")
     found = ppo_command("--resume", run, env=environment, cwd=tmp_path)
@@ -431,6 +431,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_other_scripts_learn_and_resume_with_the_same_bits(name, environment, tmp_path):
     """Killed after a third of the updates or more, with the memory or the replay buffer in the checkpoint."""
@@ -451,9 +452,10 @@ def test_the_other_scripts_learn_and_resume_with_the_same_bits(name, environment
     assert len({digest_of_state(tmp_path / run, "batch-000", promise.updates) for run in ("run", "whole")}) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_good_checkpoint(environment, uninterrupted, tmp_path):
     """A limit on file size stands in for the full disk: the same OSError from the same write."""
-    kilobytes = 200
+    kilobytes = 60
     assert (uninterrupted / "metrics.csv").stat().st_size > 2 * 1024 * kilobytes
     shell = f'ulimit -f {kilobytes}; exec "$@"'  # bash counts in units of 1,024 bytes
     found = subprocess.run(

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = "--num-steps 16 --total-timesteps 128000 --eval-episodes 2".split()  # 2000 updates
+SMALL = "--num-steps 16 --total-timesteps 32000 --eval-episodes 2".split()  # 500 updates
 
 
 def free_port():
@@ -92,6 +92,7 @@ def test_two_processes_of_two_devices_give_the_bits_of_one_with_four(environment
     assert not second[1] and "%|" not in second[2]  # one writer: no table and no bar from the other
 
 
+@pytest.mark.slow
 def test_on_one_device_only_rounding_differs(environment, four_devices, tmp_path):
     """Three members in one program are other kernels than one: the first updates agree, then chaos may set in."""
     [(code, _, error)] = wait(
@@ -104,7 +105,7 @@ def test_on_one_device_only_rounding_differs(environment, four_devices, tmp_path
     assert list(own) == list(other) and len(own) == len(other)
 
 
-@pytest.mark.parametrize("victim", [1, 0])
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on_elsewhere(victim, environment, tmp_path):
     """...with another number of processes and devices, from the last checkpoint."""
     run, long = tmp_path / "run", ["--num-seeds", 4, *SMALL[:2], "--total-timesteps", 64 * 10**6]
@@ -135,6 +136,7 @@ def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on_elsewhere(vict
     assert (table["update"].to_numpy() == np.repeat(np.arange(1, len(table) // 4 + 1), 4)).all()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_two_ends_with_the_same_bits_in_one(environment, four_devices, tmp_path):
     run = tmp_path / "run"
     words = by_hand(["--num-seeds", 3, *SMALL, "--checkpoint-every", 10, "--run-dir", run])
@@ -150,13 +152,14 @@ def test_an_interrupted_run_of_two_ends_with_the_same_bits_in_one(environment, f
     assert metrics(run) == metrics(four_devices)
 
 
-def test_an_evolution_in_two_processes_gives_the_bits_of_one(quick_environment, tmp_path):
+@pytest.mark.slow
+def test_an_evolution_in_two_processes_gives_the_bits_of_one(environment, tmp_path):
     small = "--env-ids Catch-bsuite --total-timesteps 1024 --population 6 --generations 3 --eval-seeds 0"
     words = [*small.split(), "--run-dir"]
     whole, run = tmp_path / "whole", tmp_path / "two"
-    [(code, _, error)] = wait([launch("meta_evolve_loss.py", [*words, whole], 4, quick_environment)])
+    [(code, _, error)] = wait([launch("meta_evolve_loss.py", [*words, whole], 4, environment)])
     assert code == 0, error
-    first, second = wait([launch("meta_evolve_loss.py", each, 2, quick_environment) for each in by_hand([*words, run])])
+    first, second = wait([launch("meta_evolve_loss.py", each, 2, environment) for each in by_hand([*words, run])])
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert metrics(run) == metrics(whole) and not second[1]
     assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()}

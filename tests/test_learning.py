@@ -6,14 +6,17 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
-def test_cartpole_is_solved_by_the_default_command(environment, tmp_path):
+@pytest.mark.slow
+def test_cartpole_is_solved_by_the_default_command(users_environment, tmp_path):
     start, first_progress = time.monotonic(), None
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "ppo.py")],
-        env=environment,
+        env=users_environment,
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,

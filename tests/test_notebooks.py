@@ -60,6 +60,7 @@ def test_saved_with_outputs_in_under_four_minutes(path):
     assert (end - start).total_seconds() < 240
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # compiles in half the time

@@ -1,6 +1,7 @@
 """The host side: sweeps, members, statistics, checkpoints, metrics file, pictures."""
 
 import json
+import signal
 import types
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 import dqn
 import ppo
-from runner import checkpoint, cli, devices, members, memory, plots, record, report, stats, train
+from runner import checkpoint, cli, devices, members, memory, plots, progress, record, report, stats, train
 from runner.errors import UsageError, require
 
 BASE = ppo.Config(total_timesteps=2048, hidden_size=8)
@@ -416,6 +417,18 @@ def test_members_that_do_not_fit_are_trained_in_batches(monkeypatch, tmp_path, c
     assert fitted("--num-seeds", "15").options.max_members_at_once == 0  # so few are simply tried
     monkeypatch.setattr(train, "free_bytes", lambda: 1e12)
     assert fitted() == cli.make_plan(script, words)
+
+
+def test_ctrl_c_waits_for_the_chunk_and_is_the_callers_own_again_afterwards(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    for presses in (0, 1):
+        bar = progress.Progress(10, None)
+        if presses:
+            signal.raise_signal(signal.SIGINT)
+        assert bar.interrupted == bool(presses)
+        bar.end()
+        assert signal.getsignal(signal.SIGINT) is before
+    assert "once more to stop at once" in capsys.readouterr().out
 
 
 # --- Evaluation -------------------------------------------------------------------------------------------------------
