@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_cli import damage_newest
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "--num-steps 16 --total-timesteps 32000 --eval-episodes 2".split()  # 500 updates
@@ -149,6 +150,25 @@ def test_an_interrupted_run_of_two_ends_with_the_same_bits_in_one(environment, f
     assert metrics(four_devices).startswith(metrics(run)) and len(metrics(run)) < len(metrics(four_devices))
     [(code, _, error)] = wait([launch("ppo.py", ["--resume", run], 4, environment)])
     assert code == 0, error
+    assert metrics(run) == metrics(four_devices)
+
+
+@pytest.mark.slow
+def test_three_processes_go_on_from_a_damaged_checkpoint_with_the_same_bits(environment, four_devices, tmp_path):
+    """All agree on which checkpoint is the last whole one; metrics.csv is cut back to it."""
+    run = tmp_path / "run"
+    words = ["--num-seeds", 3, *SMALL, "--checkpoint-every", 10, "--run-dir", run]
+    processes = [launch("ppo.py", each, 1, environment) for each in by_hand(words, number=3)]
+    while not (run / "checkpoints" / "batch-000" / "20").exists() and processes[0].poll() is None:
+        time.sleep(0.02)
+    processes[2].send_signal(signal.SIGINT)
+    results = wait(processes)
+    assert [code for code, *_ in results] == [130] * 3, results[0][2]
+    assert len(metrics(run)) < len(metrics(four_devices))
+    damaged = damage_newest(run / "checkpoints" / "batch-000")
+    results = wait([launch("ppo.py", each, 1, environment) for each in by_hand(["--resume", run], number=3)])
+    assert [code for code, *_ in results] == [0] * 3, results[0][2]
+    assert f"checkpoint {damaged} is damaged" in results[0][1]
     assert metrics(run) == metrics(four_devices)
 
 
