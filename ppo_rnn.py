@@ -35,7 +35,7 @@ from gymnax.wrappers.purerl import GymnaxWrapper
 # --- Config -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Config:
-    """int, bool and str fields are static, floats may be traced arrays. Defaults: ppo.py's, but for num_envs and lr."""
+    """int, bool and str fields are static, floats may be traced arrays. num_envs and lr are larger than ppo.py's."""
 
     env_id: str = "MemoryChain-bsuite"  # any gymnax environment with Box observations
     env_params: str = ""  # changes to the environment's own parameters, as in "memory_length=10"

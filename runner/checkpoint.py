@@ -82,17 +82,18 @@ class Checkpoints:
 
     def __init__(self, folder, count=None, alone=False):
         self.folder, self.count, self.alone = folder.resolve(), count, alone
-        me = jax.process_index()
-        among = ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix="alone"
-        )
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=False)
-        if alone and jax.process_count() > 1:
-            options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=among)
+        writing = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=False)
         try:
-            self.manager = ocp.CheckpointManager(self.folder, options=options)
+            self.manager = None if alone else ocp.CheckpointManager(self.folder, options=writing)
         except Exception as error:  # orbax and tensorstore raise their own kinds for a full or read-only disk
             raise UsageError(f"can't write to {self.folder}: {first_line(error)}") from error
+        # Every process reads by itself: where only one of them finds damage, none must wait for it within orbax
+        me = jax.process_index()
+        among = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process {me}"
+        )
+        reading = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=among)
+        self.reader = ocp.CheckpointManager(self.folder, options=reading)
 
     def save(self, update, arrays, notes):
         """Saves to_words' arrays and a JSON-able dict of notes. Raises UsageError if the disk is full or read-only."""
@@ -111,7 +112,7 @@ class Checkpoints:
 
         Raises UsageError if there are checkpoints, but none that can be read; they are left as they are.
         """
-        steps = sorted(self.manager.all_steps(), reverse=True)
+        steps = sorted(self.reader.all_steps(), reverse=True)
         for i, update in enumerate(steps):
             whole = self.restore(update, like)
             if whole is not None:
@@ -130,7 +131,7 @@ class Checkpoints:
         # Not strict: of another number of devices, it has another number of rows of padding
         state, failed = ocp.args.StandardRestore(like, strict=self.count is None), False
         try:
-            found = self.manager.restore(update, args=ocp.args.Composite(state=state, notes=ocp.args.JsonRestore()))
+            found = self.reader.restore(update, args=ocp.args.Composite(state=state, notes=ocp.args.JsonRestore()))
             failed = "digest" not in found.notes
         except Exception as error:  # whatever the damage makes the libraries raise
             if "RESOURCE_EXHAUSTED" in str(error):
@@ -153,7 +154,9 @@ class Checkpoints:
             self.manager.reload()
 
     def close(self):
-        self.manager.close()
+        self.reader.close()
+        if self.manager is not None:
+            self.manager.close()
 
 
 def fill_up(arrays, count):

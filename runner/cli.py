@@ -34,11 +34,11 @@ class Options:
     resume: str = ""  # a run directory to go on with, to its end; no other setting is needed
     gif: bool = False  # render the final policy of the best member to policy.gif
     track: Literal["none", "wandb", "tensorboard"] = "none"  # also log every member there
-    checkpoint_every: int = 0  # updates between checkpoints; 0: ten per run
+    checkpoint_every: int = 0  # updates between checkpoints; 0: about ten per run
     max_members_at_once: int = 0  # train in batches of at most so many agents; 0: all at once
     eval_episodes: int = 128  # episodes per member in the final evaluation, greedy and sampled each
     compile_cache: bool = True  # keep compiled programs between runs, in the user's cache folder
-    distributed: bool = False  # this is one of many processes; under SLURM and Open MPI nothing else is needed
+    distributed: bool = False  # this is one of many processes; under SLURM and Open MPI 4 nothing else is needed
     coordinator: str = ""  # elsewhere: HOST:PORT, where process 0 is to be found
     num_processes: int = 0  # and how many there are
     process_id: int = 0  # and which one this is
@@ -99,12 +99,15 @@ def main(path, config_class, make_env, make_train, make_policy, argv=None):
 
 @contextlib.contextmanager
 def usage_errors(name):
-    """What a user can mend becomes one line and exit code 2."""
+    """What a user can mend becomes one line and exit code 2; Ctrl-C where nothing is lost by it, exit code 130."""
     try:
         yield
     except UsageError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 class InvalidConfig(UsageError):

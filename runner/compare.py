@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import sys
 
 import jax
@@ -16,6 +15,7 @@ from runner.devices import everywhere, spread_over, without_cache_warning
 from runner.errors import Interrupted
 from runner.hosts import is_first
 from runner.members import make_members, parse_sweep, show
+from runner.progress import on_stop
 from runner.report import with_interval
 from runner.stats import describe, probability_of_improvement
 
@@ -81,12 +81,11 @@ def interruptible():
             os._exit(130)  # the others wait for this process in the middle of a program: the watch tells them
         raise Interrupted
 
-    before = {name: signal.signal(name, interrupt) for name in (signal.SIGINT, signal.SIGTERM)}
+    undo = on_stop(interrupt)
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+        undo()
 
 
 def from_seed(agent):

@@ -56,7 +56,7 @@ class EvolveOptions:
     held_out: tuple[str, ...] = ("Acrobot-v1",)  # environments to compare losses on at the end, beside env_ids
     eval_seeds: int = 64  # agents per loss and environment in the comparison at the end; 0: no comparison
     tune_seeds: int = 16  # agents per setting of the hand-written loss when it is tuned for the comparison
-    distributed: bool = False  # this is one of many processes; under SLURM and Open MPI nothing else is needed
+    distributed: bool = False  # this is one of many processes; under SLURM and Open MPI 4 nothing else is needed
     coordinator: str = ""  # elsewhere: HOST:PORT, where process 0 is to be found
     num_processes: int = 0  # and how many there are
     process_id: int = 0  # and which one this is
@@ -246,7 +246,7 @@ def run(plan):
 
 def evolve(plan, mesh, run_dir, progress):
     """Evolves to the end, or on from the last whole checkpoint; returns the final state and what it took."""
-    config, members, done = plan.config, plan.members, 0
+    config, members, done, seconds = plan.config, plan.members, 0, 0.0
     with without_cache_warning():
         program = build(plan, mesh)
     progress.compiled(program)
@@ -259,7 +259,7 @@ def evolve(plan, mesh, run_dir, progress):
     if loaded.arrays is None:
         state = program.init(jax.device_put(np.uint32(plan.options.seed), program.everywhere))
     else:
-        state, done = from_words(loaded.arrays, program.like), loaded.update
+        state, done, seconds = from_words(loaded.arrays, program.like), loaded.update, loaded.notes["seconds"]
         metrics_file.go_to(loaded.notes["metrics_bytes"])
     baseline = baseline_fitness(plan.script.module, config, local(state))
     if not np.isfinite(baseline).all():
@@ -270,7 +270,7 @@ def evolve(plan, mesh, run_dir, progress):
         )
     progress.say(f"hand-written loss: fitness {baseline.mean():.4g} over {len(baseline)} agents")
     progress.skip(done)
-    seconds, length = 0.0, 1
+    length = 1
     while done < config.generations and not hosts.any_of(progress.interrupted):
         start = time.monotonic()
         length = min(hosts.agree(length), config.generations - done)
@@ -286,19 +286,16 @@ def evolve(plan, mesh, run_dir, progress):
         progress.advance(length, members, done + 1, metrics, text)
         done, seconds = done + length, seconds + took
         metrics_file.sync()
-        checkpoints.save(done, to_words(state), {"metrics_bytes": metrics_file.position})
+        checkpoints.save(done, to_words(state), {"metrics_bytes": metrics_file.position, "seconds": seconds})
         length = max(1, min(MAX_CHUNK, 4 * length, round(length * CHUNK_SECONDS / took)))
     checkpoints.close()
     metrics_file.close()
     if done < config.generations or hosts.any_of(progress.interrupted):
         raise Interrupted
     state = local(state)
-    if not seconds:
-        return state, {}
-    rate = (done - loaded.update) * frames / seconds
+    rate = done * frames / seconds
     progress.say(f"compiled in {program.compile_seconds:.1f} s, evolved in {seconds:.1f} s ({rate:,.0f} frames/s)")
-    timing = {"compile_seconds": program.compile_seconds, "evolve_seconds": seconds, "frames_per_second": rate}
-    return state, timing | {"generations_timed": done - loaded.update}
+    return state, {"compile_seconds": program.compile_seconds, "evolve_seconds": seconds, "frames_per_second": rate}
 
 
 def local(state):
@@ -315,7 +312,7 @@ def baseline_fitness(module, config, state):
 
 
 def write_evolution(plan, run_dir, state, timing):
-    """Writes the learned loss and the pictures of the evolution; timing: {} where this process evolved nothing."""
+    """Writes the learned loss and the pictures of the evolution."""
     module, config = plan.script.module, plan.config
     learned = module.mean_params(config, state)
     with replacing(run_dir / "learned_loss.npz") as temporary:
@@ -324,10 +321,8 @@ def write_evolution(plan, run_dir, state, timing):
     failed = int(metrics["nan_candidates"].sum())
     if failed:
         print(f"{failed} of {config.generations * config.population} candidates went NaN and were ranked last")
-    if timing:
-        last = metrics.iloc[-1][["fitness_mean", "fitness_best"]].to_dict()
-        found = last | {"nan_candidates": failed} | timing
-        write_json(run_dir / "summary.json", {"evolution": found})
+    last = metrics.iloc[-1][["fitness_mean", "fitness_best"]].to_dict()
+    write_json(run_dir / "summary.json", {"evolution": last | {"nan_candidates": failed} | timing})
     loss_plots.fitness(run_dir / "fitness.png", config, metrics, baseline_fitness(module, config, state))
     loss_plots.losses(run_dir, module, config, learned)
 

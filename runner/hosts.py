@@ -54,7 +54,7 @@ def start(plan, apart):
         jax.distributed.initialize(**found, heartbeat_timeout_seconds=3 * round(SILENCE))
     except (ValueError, RuntimeError) as error:
         raise UsageError(
-            f"--distributed could not start ({first_line(error)}): under SLURM and Open MPI nothing else is needed,"
+            f"--distributed could not start ({first_line(error)}): under SLURM and Open MPI 4 nothing else is needed,"
             " elsewhere say --coordinator HOST:PORT --num-processes N --process-id I to each process"
         ) from error
     counts = collections.Counter(device.process_index for device in jax.devices())

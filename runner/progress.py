@@ -11,6 +11,23 @@ from runner.hosts import is_first
 MOST_NAMED = 8  # members with NaN named one by one per chunk
 
 
+def on_stop(handler):
+    """Ctrl-C and SIGTERM call handler(number, frame) from now on; returns a function that undoes this.
+
+    In a thread nothing changes, for Python allows it in the main one only: a caller there has its own way to stop.
+    """
+    before = {}
+    for name in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError):
+            before[name] = signal.signal(name, handler) or signal.SIG_DFL  # None: not set from Python
+
+    def undo():
+        for name, own in before.items():
+            signal.signal(name, own)
+
+    return undo
+
+
 class Progress:
     """One for the whole run, over all its batches."""
 
@@ -21,10 +38,7 @@ class Progress:
         self.bar = None
         self.interrupted = False
         self.programs = []
-        self.handlers = {}  # of the caller, given back at the end
-        for name in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(ValueError):  # not in the main thread: a caller has its own way to stop
-                self.handlers[name] = signal.signal(name, self.interrupt)
+        self.undo = on_stop(self.interrupt)
 
     def interrupt(self, number, frame):
         self.interrupted = True
@@ -76,6 +90,7 @@ class Progress:
 
     def end(self):
         """Closes, and leaves Ctrl-C as it was."""
-        self.close()
-        for name, handler in self.handlers.items():
-            signal.signal(name, handler)
+        try:
+            self.close()
+        finally:
+            self.undo()

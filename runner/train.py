@@ -73,10 +73,7 @@ def run(plan):
         print(tuned_note(plan.script.name, plan.config))
     steps = sum(batch.config.num_updates * batch.config.steps_per_update * len(batch.members) for batch in plan.batches)
     progress = Progress(steps, tracker)
-    less = (
-        f"try a smaller --max-members-at-once than {len(plan.batches[0].members)}, or where that is 1 already, smaller"
-        " networks, batches or buffers"
-    )
+    less = "try a smaller --max-members-at-once, or where that is 1 already, smaller networks, batches or buffers"
     if plan.options.resume:
         less = "resume on as many devices as before, or more"
     try:
@@ -86,7 +83,7 @@ def run(plan):
             metrics_file = open_metrics(run_dir / "metrics.csv")
             results = [train_batch(plan, batch, mesh, run_dir, metrics_file, progress) for batch in plan.batches]
             metrics_file.close()
-            progress.close()
+            progress.end()  # the report can be stopped at once: --resume writes it again
             if hosts.is_first():
                 report.write(plan, run_dir, results, functools.partial(load_final_state, plan, run_dir, mesh))
             hosts.finish()
@@ -273,6 +270,8 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     start = time.monotonic()
     evaluate = compile_program(program.evaluate, state, floats, seeds)  # not before: most of a run's time comes first
     returns = hosts.on_host(evaluate(state, floats, seeds))[: len(members)]
+    if hosts.any_of(progress.interrupted):
+        raise Interrupted
     env_steps = (done - loaded.update) * steps_per_update
     return Result(returns, first_bad, compile_seconds, train_seconds, time.monotonic() - start, env_steps)
 

@@ -251,11 +251,27 @@ def test_the_guides_third_hidden_layer(tmp_path):
     assert num_weights(module) == num_weights(ppo) + 2 * 2  # kernel and bias, of the actor and of the critic
 
 
-def test_the_guides_loss_trains():
+def run_block_of_guide(word):
+    """Runs the block of Python in the guide that has the word; returns its names."""
     guide = (ROOT / "docs" / "guide.md").read_text()
-    (block,) = [b for b in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "huber" in b]
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if word in b]
     names = {}
     exec(textwrap.dedent(block), names)
+    return names
+
+
+def test_the_guides_environment_trains():
+    run_block_of_guide("Walk-v0")
+    run_block_of_guide("Walk-v0")  # registered already
+    config = ppo.Config(env_id="Walk-v0", total_timesteps=32_768, hidden_size=16, lr=3e-3)
+    _, metrics = jax.jit(ppo.make_train(config))(jax.random.key(0))
+    returns = metrics["episode_return"]
+    assert (returns >= -50).all() and (returns <= -10).all()  # the time limit; the shortest way
+    assert returns[0] < -30 and returns[-1] > -11
+
+
+def test_the_guides_loss_trains():
+    names = run_block_of_guide("huber")
     np.testing.assert_allclose(names["huber"](np.array([0.5, 3.0]), 0.0, 0.0, None), [0.125, 2.5])
     _, metrics = jax.eval_shape(names["train"], jax.random.key(0))
     assert "value_loss" in metrics

@@ -344,9 +344,9 @@ LONG = [
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, environment):
+def uninterrupted(tmp_path_factory, users_environment):
     cwd = tmp_path_factory.mktemp("whole")
-    found = ppo_command(*LONG, "--run-dir", "run", env=environment, cwd=cwd)
+    found = ppo_command(*LONG, "--run-dir", "run", env=users_environment, cwd=cwd)
     assert found.returncode == 0, found.stderr
     return cwd / "run"
 
@@ -381,25 +381,25 @@ def assert_same_results(run, whole):
     assert members[0] == members[1]
 
 
-def damage_newest(folder):
-    """Cuts every file of the newest checkpoint in half; returns its path."""
+def damage_newest(folder, part=""):
+    """Cuts every file of the newest checkpoint, or of a folder in it, in half; returns its path."""
     newest = max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    for path in newest.rglob("*"):
+    for path in (newest / part).rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     return newest
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_and_resumed_gives_the_same_bits(uninterrupted, environment, tmp_path):
-    """kill -9 in the first batch, then Ctrl-C in the second; each time the first one's newest checkpoint is damaged."""
+def test_killed_and_stopped_and_resumed_gives_the_same_bits(uninterrupted, users_environment, tmp_path):
+    """kill -9 in the first batch, Ctrl-C in the second and when all are trained; two newest checkpoints are damaged."""
     run = tmp_path / "run"
-    process = start(*LONG, "--run-dir", run, env=environment, cwd=tmp_path)
+    process = start(*LONG, "--run-dir", run, env=users_environment, cwd=tmp_path)
     wait_for_rows(run, process, 300)
     process.kill()
     process.wait()
     newest = damage_newest(run / "checkpoints/batch-000")
-    process = start("--resume", run, env=environment, cwd=tmp_path)
+    process = start("--resume", run, env=users_environment, cwd=tmp_path)
     wait_for_rows(run, process, 4 * UPDATES + 250)  # in the second batch
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=60)[0]
@@ -408,8 +408,13 @@ def test_killed_and_stopped_and_resumed_gives_the_same_bits(uninterrupted, envir
     assert f"python ppo.py --resume {run}" in printed
     rows = (run / "metrics.csv").read_bytes().count(b"\n") - 1 - 4 * UPDATES
     assert str(rows // 4) in {p.name for p in (run / "checkpoints/batch-001").iterdir()}  # nothing is lost
+    process = start("--resume", run, env=users_environment, cwd=tmp_path)
+    wait_for_rows(run, process, 1 + 2 * 4 * UPDATES)  # everything is trained: in the evaluation or the report
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "Traceback" not in printed and "stopped" in printed
     newest = damage_newest(run / "checkpoints/batch-000")
-    found = ppo_command("--resume", run, env=environment, cwd=tmp_path)
+    found = ppo_command("--resume", run, env=users_environment, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert f"checkpoint {newest} is damaged" in found.stdout
     assert_same_results(run, uninterrupted)
@@ -433,39 +438,39 @@ OTHERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_other_scripts_learn_and_resume_with_the_same_bits(name, environment, tmp_path):
+def test_the_other_scripts_learn_and_resume_with_the_same_bits(name, users_environment, tmp_path):
     """Killed after a third of the updates or more, with the memory or the replay buffer in the checkpoint."""
     promise = OTHERS[name]
     flags = [*promise.flags, "--num-seeds", "4", "--checkpoint-every", str(promise.updates // 9)]
-    found = python(ROOT / f"{name}.py", *flags, "--run-dir", "whole", env=environment, cwd=tmp_path)
+    found = python(ROOT / f"{name}.py", *flags, "--run-dir", "whole", env=users_environment, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     point = json.loads((tmp_path / "whole/summary.json").read_text())["points"][0]
     assert point["final_return"]["mean"] >= promise.least and point["greedy_return"]["mean"] >= promise.least
-    process = start(*flags, "--run-dir", "run", script=f"{name}.py", env=environment, cwd=tmp_path)
+    process = start(*flags, "--run-dir", "run", script=f"{name}.py", env=users_environment, cwd=tmp_path)
     wait_for_rows(tmp_path / "run", process, 4 * promise.updates // 3)
     process.kill()
     process.wait()
     assert (tmp_path / "run/metrics.csv").read_bytes().count(b"\n") < 4 * promise.updates
-    found = python(ROOT / f"{name}.py", "--resume", "run", env=environment, cwd=tmp_path)
+    found = python(ROOT / f"{name}.py", "--resume", "run", env=users_environment, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert sha256(tmp_path / "run/metrics.csv") == sha256(tmp_path / "whole/metrics.csv")
     assert len({digest_of_state(tmp_path / run, "batch-000", promise.updates) for run in ("run", "whole")}) == 1
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_last_good_checkpoint(environment, uninterrupted, tmp_path):
+def test_a_full_disk_keeps_the_last_good_checkpoint(users_environment, uninterrupted, tmp_path):
     """A limit on file size stands in for the full disk: the same OSError from the same write."""
     kilobytes = 60
     assert (uninterrupted / "metrics.csv").stat().st_size > 2 * 1024 * kilobytes
     shell = f'ulimit -f {kilobytes}; exec "$@"'  # bash counts in units of 1,024 bytes
     found = subprocess.run(
         ["bash", "-c", shell, "bash", sys.executable, str(ROOT / "ppo.py"), *LONG, "--run-dir", "run"],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env=users_environment, cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert found.returncode == 2 and "Traceback" not in found.stderr, found.stderr
     assert "File too large" in found.stderr and "--resume run" in found.stderr
     assert [p for p in (tmp_path / "run/checkpoints/batch-000").iterdir() if p.name.isdigit()]
-    assert ppo_command("--resume", "run", env=environment, cwd=tmp_path).returncode == 0
+    assert ppo_command("--resume", "run", env=users_environment, cwd=tmp_path).returncode == 0
     assert_same_results(tmp_path / "run", uninterrupted)
 
 

@@ -110,7 +110,8 @@ class Run(NamedTuple):
 
 
 # Kernels as users have them: with the quickest ones (tests/conftest.py) a larger program may round otherwise
-USERS_KERNELS = {"xla_cpu_use_fusion_emitters": True} if QUICKEST else None
+USERS_KERNELS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+USERS_KERNELS |= {"xla_cpu_use_fusion_emitters": True} if QUICKEST else {}
 jit_as_users = functools.partial(jax.jit, compiler_options=USERS_KERNELS)
 
 

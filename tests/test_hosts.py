@@ -71,20 +71,23 @@ def slurm(i, number):
 
 
 @pytest.fixture(scope="module")
-def four_devices(environment, tmp_path_factory):
+def four_devices(users_environment, tmp_path_factory):
     """Three seeds in one process with four devices: the run that the others are compared with."""
     run = tmp_path_factory.mktemp("hosts") / "one"
-    [(code, _, error)] = wait([launch("ppo.py", ["--num-seeds", 3, *SMALL, "--run-dir", run], 4, environment)])
+    [(code, _, error)] = wait([launch("ppo.py", ["--num-seeds", 3, *SMALL, "--run-dir", run], 4, users_environment)])
     assert code == 0, error
     return run
 
 
-def test_two_processes_of_two_devices_give_the_bits_of_one_with_four(environment, four_devices, tmp_path):
+def test_two_processes_of_two_devices_give_the_bits_of_one_with_four(users_environment, four_devices, tmp_path):
     """Started as SLURM would; three seeds, so that the fourth device trains padding."""
     run, job = tmp_path / "two", slurm(0, 2)["SLURM_JOB_ID"]
     words = ["--num-seeds", 3, *SMALL, "--run-dir", run, "--distributed"]
     first, second = wait(
-        [launch("ppo.py", words, 2, environment | slurm(i, 2) | {"SLURM_JOB_ID": job}, cwd=tmp_path) for i in range(2)]
+        [
+            launch("ppo.py", words, 2, users_environment | slurm(i, 2) | {"SLURM_JOB_ID": job}, cwd=tmp_path)
+            for i in range(2)
+        ]
     )
     assert first[0] == second[0] == 0, first[2] + second[2]
     assert metrics(run) == metrics(four_devices)
@@ -94,10 +97,10 @@ def test_two_processes_of_two_devices_give_the_bits_of_one_with_four(environment
 
 
 @pytest.mark.slow
-def test_on_one_device_only_rounding_differs(environment, four_devices, tmp_path):
+def test_on_one_device_only_rounding_differs(users_environment, four_devices, tmp_path):
     """Three members in one program are other kernels than one: the first updates agree, then chaos may set in."""
     [(code, _, error)] = wait(
-        [launch("ppo.py", ["--num-seeds", 3, *SMALL, "--run-dir", tmp_path / "r"], 1, environment)]
+        [launch("ppo.py", ["--num-seeds", 3, *SMALL, "--run-dir", tmp_path / "r"], 1, users_environment)]
     )
     assert code == 0, error
     own, other = (pd.read_csv(run / "metrics.csv") for run in (tmp_path / "r", four_devices))
@@ -138,36 +141,36 @@ def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on_elsewhere(vict
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_of_two_ends_with_the_same_bits_in_one(environment, four_devices, tmp_path):
+def test_an_interrupted_run_of_two_ends_with_the_same_bits_in_one(users_environment, four_devices, tmp_path):
     run = tmp_path / "run"
     words = by_hand(["--num-seeds", 3, *SMALL, "--checkpoint-every", 10, "--run-dir", run])
-    processes = [launch("ppo.py", each, 2, environment) for each in words]
+    processes = [launch("ppo.py", each, 2, users_environment) for each in words]
     while not (run / "checkpoints" / "batch-000" / "10").exists() and processes[0].poll() is None:
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGINT)  # to one of them only: they agree when to stop
     first, second = wait(processes)
     assert first[0] == second[0] == 130 and f"--resume {run}" in first[1], first[2] + second[2]
     assert metrics(four_devices).startswith(metrics(run)) and len(metrics(run)) < len(metrics(four_devices))
-    [(code, _, error)] = wait([launch("ppo.py", ["--resume", run], 4, environment)])
+    [(code, _, error)] = wait([launch("ppo.py", ["--resume", run], 4, users_environment)])
     assert code == 0, error
     assert metrics(run) == metrics(four_devices)
 
 
 @pytest.mark.slow
-def test_three_processes_go_on_from_a_damaged_checkpoint_with_the_same_bits(environment, four_devices, tmp_path):
-    """All agree on which checkpoint is the last whole one; metrics.csv is cut back to it."""
+def test_three_processes_go_on_from_a_damaged_checkpoint_with_the_same_bits(users_environment, four_devices, tmp_path):
+    """...in two, of which only one reads what is damaged: both go on from the one before, and cut metrics.csv to it."""
     run = tmp_path / "run"
     words = ["--num-seeds", 3, *SMALL, "--checkpoint-every", 10, "--run-dir", run]
-    processes = [launch("ppo.py", each, 1, environment) for each in by_hand(words, number=3)]
+    processes = [launch("ppo.py", each, 1, users_environment) for each in by_hand(words, number=3)]
     while not (run / "checkpoints" / "batch-000" / "20").exists() and processes[0].poll() is None:
         time.sleep(0.02)
     processes[2].send_signal(signal.SIGINT)
     results = wait(processes)
     assert [code for code, *_ in results] == [130] * 3, results[0][2]
     assert len(metrics(run)) < len(metrics(four_devices))
-    damaged = damage_newest(run / "checkpoints" / "batch-000")
-    results = wait([launch("ppo.py", each, 1, environment) for each in by_hand(["--resume", run], number=3)])
-    assert [code for code, *_ in results] == [0] * 3, results[0][2]
+    damaged = damage_newest(run / "checkpoints" / "batch-000", "state/ocdbt.process_2")
+    results = wait([launch("ppo.py", each, 2, users_environment) for each in by_hand(["--resume", run])])
+    assert [code for code, *_ in results] == [0] * 2, results[0][2]
     assert f"checkpoint {damaged} is damaged" in results[0][1]
     assert metrics(run) == metrics(four_devices)
 
