@@ -322,7 +322,9 @@ def write_evolution(plan, run_dir, state, timing):
     if failed:
         print(f"{failed} of {config.generations * config.population} candidates went NaN and were ranked last")
     last = metrics.iloc[-1][["fitness_mean", "fitness_best"]].to_dict()
-    write_json(run_dir / "summary.json", {"evolution": last | {"nan_candidates": failed} | timing})
+    summary = run_dir / "summary.json"
+    before = json.loads(summary.read_text()) if summary.exists() else {}  # with the comparison, where that is done
+    write_json(summary, before | {"evolution": last | {"nan_candidates": failed} | timing})
     loss_plots.fitness(run_dir / "fitness.png", config, metrics, baseline_fitness(module, config, state))
     loss_plots.losses(run_dir, module, config, learned)
 

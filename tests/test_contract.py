@@ -116,12 +116,12 @@ jit_as_users = functools.partial(jax.jit, compiler_options=USERS_KERNELS)
 
 
 @functools.cache
-def run_variant(name):
+def run_variant(name, jit=jax.jit):
     variant = VARIANTS[name]
     train = variant.train()
     half = variant.config.num_updates // 2
-    go_on = jit_as_users(lambda state: train(None, state=state, num_updates=half))
-    start = jit_as_users(lambda key: train(key, num_updates=0)[0])(jax.random.key(0))
+    go_on = jit(lambda state: train(None, state=state, num_updates=half))
+    start = jit(lambda key: train(key, num_updates=0)[0])(jax.random.key(0))
     middle, first_metrics = go_on(start)
     end, second_metrics = go_on(middle)
     metrics = {k: np.concatenate([x, second_metrics[k]]) for k, x in first_metrics.items()}
@@ -203,8 +203,11 @@ def test_each_static_field_changes_the_program(name, field):
 
 
 # --- make_train -------------------------------------------------------------------------------------------------------
-def test_one_call_equals_two_halves(run):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_call_equals_two_halves(name):
     """Bit by bit: what resuming relies on."""
+    run = run_variant(name, jit_as_users)
     train = run.variant.train()
     whole, metrics = jit_as_users(lambda key: train(key, num_updates=len(run.metrics["env_steps"])))(jax.random.key(0))
     assert_same_bits(whole, run.end)

@@ -109,7 +109,8 @@ def test_on_one_device_only_rounding_differs(users_environment, four_devices, tm
     assert list(own) == list(other) and len(own) == len(other)
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
 def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on_elsewhere(victim, environment, tmp_path):
     """...with another number of processes and devices, from the last checkpoint."""
     run, long = tmp_path / "run", ["--num-seeds", 4, *SMALL[:2], "--total-timesteps", 64 * 10**6]

@@ -504,6 +504,10 @@ def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_
     assert sha256(run / "metrics.csv") == sha256(whole / "metrics.csv") and digest(run) == digest(whole)
     assert len(pd.read_csv(run / "metrics.csv")) == 60
     assert sha256(run / "evaluation.csv") == sha256(whole / "evaluation.csv")
+    assert python(ROOT / "meta_evolve_loss.py", "--resume", run, env=environment, cwd=tmp_path).returncode == 0
+    summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
+    assert summary["environments"] == expected["environments"]  # also when there was nothing left to do
+    assert summary["evolution"]["evolve_seconds"] > 0
     for name in ("fitness.png", "value_loss.png", "drift.png", "comparison.png"):
         assert (run / name).stat().st_size > 10_000
 
