@@ -92,7 +92,10 @@ class Checkpoints:
         among = ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process {me}"
         )
-        reading = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=among)
+        # Nothing is ever written through it; read_only would say so on the terminal, three times
+        reading = ocp.CheckpointManagerOptions(
+            create=False, enable_async_checkpointing=False, multiprocessing_options=among
+        )
         self.reader = ocp.CheckpointManager(self.folder, options=reading)
 
     def save(self, update, arrays, notes):

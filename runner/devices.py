@@ -94,10 +94,9 @@ def padded_count(count, mesh):
     return -(-count // mesh.size) * mesh.size
 
 
-def member_shapes(tree, count, mesh):
-    """Shapes, dtypes and sharding of count members, from one member's."""
-    sharding = NamedSharding(mesh, MEMBER)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=sharding), tree)
+def shapes_on(sharding, tree):
+    """Shapes and dtypes of a tree of arrays, or of shapes, that lie so on the devices."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def place(tree, mesh):
@@ -123,11 +122,11 @@ def use_compile_cache():
 RUNS_ONCE = {"xla_backend_optimization_level": 0}  # how to compile a program that runs once: 1.0 s in place of 2.5 s
 
 
-def compile_program(jitted, *args, options=None):
-    """Lowers and compiles a jitted function for args, arrays or shapes; options are XLA's."""
+def compile_program(jitted, *args):
+    """Lowers and compiles a jitted function for args, arrays or shapes."""
     lowered = jitted.lower(*args)
     with without_cache_warning():
-        return lowered.compile(compiler_options=options)
+        return lowered.compile()
 
 
 @contextlib.contextmanager

@@ -32,7 +32,15 @@ from runner.cli import (
     resumed_folder,
     usage_errors,
 )
-from runner.devices import compile_program, everywhere, make_mesh, spread_over, use_compile_cache, without_cache_warning
+from runner.devices import (
+    compile_program,
+    everywhere,
+    make_mesh,
+    shapes_on,
+    spread_over,
+    use_compile_cache,
+    without_cache_warning,
+)
 from runner.errors import Interrupted, UsageError, go_on_after, mendable, require
 from runner.members import Member
 from runner.progress import Progress
@@ -202,8 +210,7 @@ def build(plan, mesh):
 
     seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=whole)
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    like = jax.eval_shape(init, seed)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), like)
+    like = shapes_on(whole, jax.eval_shape(init, seed))
     compiled_init = compile_program(jax.jit(init, out_shardings=whole), seed)
     compiled_chunk = compile_program(jax.jit(chunk, out_shardings=whole), like, number)
     return Program(compiled_init, compiled_chunk, like, whole, time.monotonic() - start)

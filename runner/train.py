@@ -5,25 +5,30 @@ import functools
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import NamedSharding
 
 from runner import hosts, report
 from runner.checkpoint import Checkpoints, from_words, to_words, word_shapes
 from runner.cli import PROCESSES
 from runner.devices import (
+    MEMBER,
     RUNS_ONCE,
     compile_program,
     make_mesh,
     map_all,
-    member_shapes,
     over_members,
     padded_count,
     place,
+    shapes_on,
     use_compile_cache,
+    without_cache_warning,
 )
 from runner.errors import Interrupted, go_on_after, mendable
 from runner.evaluate import make_evaluate
@@ -33,6 +38,7 @@ from runner.progress import Progress
 from runner.record import open_metrics, open_record, record_options
 from runner.tuned import tuned_note
 
+CHECKPOINT_SECONDS = 10.0  # at least, from one checkpoint to the next, where --checkpoint-every does not say
 CHUNK_SECONDS = 1.0  # how often the host looks: the bar moves, metrics reach the disk, Ctrl-C is heard
 NOTABLE_BYTES = 1e9  # of the states of all members trained at once: said before training
 MANY_MEMBERS = 8  # per device; fewer than that are simply tried
@@ -111,7 +117,6 @@ def build(script, config, float_names, num_members, mesh, episodes):
         train_point = script.make_train(dataclasses.replace(config, **floats)) if floats else train_config
         return train_point(key, **options)
 
-    @jax.jit  # here and below: a traced function is used again where its shapes are asked for, and not traced twice
     def init(seed, floats):
         return train(floats, jax.random.key(seed), num_updates=0)[0]
 
@@ -123,15 +128,16 @@ def build(script, config, float_names, num_members, mesh, episodes):
 
     def update_one(state, floats):
         state, metrics = train(floats, None, state=state, num_updates=1)
-        finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]
-        return state, {name: x[0] for name, x in metrics.items()} | {"finite": jnp.stack(finite).all()}
+        finite = jnp.isfinite(ravel_pytree(state.params)[0]).all()
+        return state, {name: x[0] for name, x in metrics.items()} | {"finite": finite}
 
-    update = jax.jit(map_all(update_one, num_members // mesh.size))
+    update = jax.jit(map_all(update_one, num_members // mesh.size))  # jit: where chunk asks for shapes, it is traced
 
     def update_and_store(i, loop):
         state, floats, buffer = loop
         state, metrics = update(state, floats)
-        return state, floats, jax.tree.map(lambda rows, x: rows.at[:, i].set(x), buffer, metrics)
+        buffer = {name: jax.lax.dynamic_update_index_in_dim(buffer[name], x, i, axis=1) for name, x in metrics.items()}
+        return state, floats, buffer
 
     def chunk(state, floats, num_updates):
         """num_updates is a traced number: a chunk of any length runs the same program, so gives the same bits."""
@@ -145,14 +151,18 @@ def build(script, config, float_names, num_members, mesh, episodes):
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
         return jax.vmap(play, (None, None, 0))(state, key, jnp.array([True, False]))  # greedy, sampled
 
-    one_seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    one_floats = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in float_names}
-    one_state = jax.eval_shape(init, one_seed, one_floats)
-    once = RUNS_ONCE if mesh.devices.flat[0].platform == "cpu" else None
-    seeds, floats, like = member_shapes((one_seed, one_floats, one_state), num_members, mesh)
+    members = NamedSharding(mesh, MEMBER)
+    seeds = jax.ShapeDtypeStruct((num_members,), jnp.uint32, sharding=members)
+    floats = {name: jax.ShapeDtypeStruct((num_members,), jnp.float32, sharding=members) for name in float_names}
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    compiled_init = compile_program(over_members(init_all, mesh), seeds, floats, options=once)
-    compiled_chunk = compile_program(over_members(chunk, mesh, num_scalars=1, donate_argnums=0), like, floats, number)
+    traced_init = over_members(init_all, mesh).trace(seeds, floats)
+    like = shapes_on(members, traced_init.out_info)
+    once = RUNS_ONCE if mesh.devices.flat[0].platform == "cpu" else None
+    lowered_chunk = over_members(chunk, mesh, num_scalars=1, donate_argnums=0).lower(like, floats, number)
+    with without_cache_warning(), ThreadPoolExecutor() as pool:  # chunk takes much longer, and is not done before init
+        compiling_chunk = pool.submit(lowered_chunk.compile)
+        compiled_init = traced_init.lower().compile(compiler_options=once)
+        compiled_chunk = compiling_chunk.result()
     seconds = time.monotonic() - start
     evaluate = over_members(jax.vmap(evaluate_one), mesh)
     return Program(compiled_init, compiled_chunk, evaluate, like, seconds, bytes_per_device(compiled_chunk))
@@ -217,16 +227,14 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     seeds = place(np.array(batch.seeds(), np.uint32), mesh)
     floats = place({name: np.array(values, np.float32) for name, values in batch.floats().items()}, mesh)
 
-    train_seconds = 0.0
     checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name, len(members))
     loaded = checkpoints.load(word_shapes(program.like))
     for name in loaded.damaged:
         progress.say(f"checkpoint {name} is damaged: skipped for the one before")
     done, first_bad = loaded.update, np.array(loaded.notes.get("first_bad", [0] * len(members)))
+    start = saved_at = time.monotonic()
     if loaded.arrays is None:
-        start = time.monotonic()
-        state = jax.block_until_ready(program.init(seeds, floats))  # a warm-up, where the script has one
-        train_seconds += time.monotonic() - start
+        state = program.init(seeds, floats)
     else:
         state = from_words(loaded.arrays, program.like)
         metrics_file.go_to(loaded.notes["metrics_bytes"])
@@ -240,10 +248,12 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
         notes = {"metrics_bytes": metrics_file.position, "first_bad": first_bad.tolist()}
         checkpoints.save(done, to_words(state), notes)
 
-    every = plan.options.checkpoint_every or max(1, num_updates // 10)
+    every, apart = plan.options.checkpoint_every, 0.0
+    if not every:
+        every, apart = max(1, num_updates // 10), CHECKPOINT_SECONDS
     length, last_saved = 1, None if loaded.arrays is None else done
     while done < num_updates and not hosts.any_of(progress.interrupted):
-        start = time.monotonic()
+        chunk_start = time.monotonic()
         length = min(hosts.agree(length), num_updates - done, every - done % every)
         state, buffer = program.chunk(state, floats, np.int32(length))
         metrics = {name: x[: len(members), :length].T for name, x in hosts.on_host(buffer).items()}
@@ -256,17 +266,18 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
         text = f"median return {np.median(known):.1f}" if len(known) else ""
         progress.advance(length * steps_per_update, members, done + 1, metrics, text)
         done += length
-        seconds = time.monotonic() - start
-        train_seconds += seconds
+        seconds = time.monotonic() - chunk_start
         length = max(1, min(MAX_CHUNK, 4 * length, round(length * CHUNK_SECONDS / seconds)))
-        if done % every == 0 or done == num_updates:
+        late = done % every == 0 and hosts.any_of(time.monotonic() - saved_at >= apart)
+        if late or done == num_updates:
             save()
-            last_saved = done
+            last_saved, saved_at = done, time.monotonic()
     if done < num_updates:
         if last_saved != done:
             save()
         raise Interrupted
     checkpoints.close()
+    train_seconds = time.monotonic() - start
     start = time.monotonic()
     evaluate = compile_program(program.evaluate, state, floats, seeds)  # not before: most of a run's time comes first
     returns = hosts.on_host(evaluate(state, floats, seeds))[: len(members)]

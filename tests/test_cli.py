@@ -250,6 +250,9 @@ def test_the_record_is_complete(sweep_run):
     assert list(table)[:6] == ["member", "seed", "lr", "activation", "update", "env_steps"]
     assert len(table) == 8 * 16 and set(table["activation"]) == {"tanh", "relu"}
     assert not [p for p in run.rglob("*.tmp")]
+    # Two batches, one per activation, of less than ten seconds: no checkpoint but the last
+    found = sorted(str(p.relative_to(run)) for p in run.glob("checkpoints/*/[0-9]*"))
+    assert found == ["checkpoints/batch-000/16", "checkpoints/batch-001/16"]
 
 
 def test_the_diverged_members_are_named_and_harm_no_other(sweep_run):
@@ -269,6 +272,7 @@ def test_compile_and_run_time_are_reported_apart(sweep_run):
     assert timing["compile_seconds"] > 0.5 and timing["env_steps"] == 8 * 8192
     assert "compiled in" in found.stdout and "env steps/s" in found.stdout
     assert "median return" in found.stderr and "steps/s" in found.stderr  # the bar
+    assert "WARNING" not in found.stderr, found.stderr
 
 
 def test_tensorboard_has_a_folder_per_member(sweep_run):
