@@ -5,7 +5,9 @@
 
 Each (script, seeds) has a process of its own, in which both versions run TURNS chunks of updates in turns: the median
 of the ratios of neighbours counts, for the speed of a shared machine changes within minutes. The runner is that of now.
-Rows of results/against.csv are replaced by newer ones of the same commit, script and seeds.
+Compile times are those that the whole command reports, each version with its own runner and without a cache, also in
+turns: medians of COMPILE_TURNS. Rows of results/against.csv are replaced by newer ones of the same commit, script and
+seeds.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from throughput import ROOT, compiled, machine, run, warmed_up, write_rows
 
 TURNS = 9
 SECONDS = 1.5  # per chunk
+COMPILE_TURNS = 3  # half a minute each
 ENVIRONMENTS = {"ppo_rnn": "MemoryChain-bsuite"}  # its own default; CartPole-v1 for the others
 KEY = ("commit", "script", "seeds")
 
@@ -64,8 +67,28 @@ def compare(name, seeds, commit, versions):
         "commit": commit, "script": name, "env_id": env_id, "seeds": seeds,
         "before": round(statistics.median(speeds[0])), "now": round(statistics.median(speeds[1])),
         "ratio": round(ratio, 2), "low": round(low, 2), "high": round(high, 2),
-        "compile_before": round(programs[0].compile_seconds, 1), "compile_now": round(programs[1].compile_seconds, 1),
     }  # fmt: skip
+
+
+def compile_times(name, seeds, commit):
+    """Seconds until the whole command has compiled, of the tree as it was and of that of now: medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree, seconds = Path(folder) / "tree", ([], [])
+        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True)
+        tree.mkdir()
+        subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
+        for turn in range(COMPILE_TURNS):
+            for i, root in enumerate((tree, ROOT)):
+                seconds[i].append(compile_time(root, name, seeds, Path(folder) / f"run-{turn}-{i}"))
+    before, now = (round(statistics.median(found), 1) for found in seconds)
+    return {"compile_before": before, "compile_now": now}
+
+
+def compile_time(root, name, seeds, run_dir):
+    words = ["--env-id", ENVIRONMENTS.get(name, "CartPole-v1"), "--num-seeds", str(seeds), "--run-dir", str(run_dir)]
+    words += ["--no-compile-cache", "--total-timesteps", "12000", "--eval-episodes", "1"]
+    subprocess.run([sys.executable, f"{name}.py", *words], cwd=root, check=True, capture_output=True)
+    return json.loads((run_dir / "summary.json").read_text())["timing"]["compile_seconds"]
 
 
 def main():
@@ -90,7 +113,7 @@ def main():
         for seeds in args.seeds:
             words = [sys.executable, __file__, commit, "--one", "--scripts", name, "--seeds", str(seeds)]
             found = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
-            row = json.loads(found.stdout.splitlines()[-1])
+            row = json.loads(found.stdout.splitlines()[-1]) | compile_times(name, seeds, commit)
             print(
                 f"{name:10} {seeds:4} seeds: {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}] times the"
                 f" env steps/s of {commit}; compiled in {row['compile_now']} s, before {row['compile_before']} s",

@@ -94,9 +94,15 @@ def returns():
             scores = [interval(row, name) for name in ("final_iqm", "final_mean", "greedy_iqm")]
             costs = [f"{row['train_seconds']:,.0f} s", f"{float(row['steps_per_second']):,.0f}"]
             steps, published = f"{row['total_timesteps']:,}", REFERENCES.get((script, env_id), "")
-            rows.append([f"`{script}.py`", env_id, row["seeds"], steps, *scores, published, *costs])
+            rows.append([f"`{script}.py`", env_id, row["seeds"], steps, *scores, published, *costs, processor(row)])
     header = ["script", "environment", "seeds", "env steps", "IQM", "mean", "greedy policy, IQM", "published"]
-    return markdown([*header, "trained in", "env steps/s"], rows)
+    return markdown([*header, "trained in", "env steps/s", "on"], rows)
+
+
+def processor(row):
+    """As in "2 cores of Intel Xeon", or a GPU's name."""
+    kind, _, cores = row["machine"].partition("; ")
+    return re.sub(r"\(R\)| Processor| CPU| @.*", "", cores) if kind == "cpu" else kind
 
 
 def tuning():
