@@ -21,6 +21,7 @@ from runner.devices import everywhere, split_cpu
 from runner.errors import UsageError, first_line
 
 BEAT = 2.0  # seconds between two signs of life
+ARRIVAL = 300.0  # seconds that a process waits for the others to come, as jax itself does
 SILENCE = 20.0  # seconds without one after which a process counts as dead; tracing and compiling stay below it
 DEAD = 1  # exit code of the processes that stop because another one died
 
@@ -50,13 +51,19 @@ def start(plan, apart):
         found = dict(local_device_ids=range(visible))  # left alone, jax would give this process a single GPU
     where = options.coordinator or "the address that the launcher gave"
     print(f"waiting up to five minutes for the other processes at {where}", file=sys.stderr, flush=True)
+    patience = threading.Timer(ARRIVAL, give_up, [where])
+    patience.start()
     try:
-        jax.distributed.initialize(**found, heartbeat_timeout_seconds=3 * round(SILENCE))
+        jax.distributed.initialize(
+            **found, heartbeat_timeout_seconds=3 * round(SILENCE), initialization_timeout=round(ARRIVAL) + 60
+        )
     except (ValueError, RuntimeError) as error:
         raise UsageError(
             f"--distributed could not start ({first_line(error)}): under SLURM and Open MPI 4 nothing else is needed,"
             " elsewhere say --coordinator HOST:PORT --num-processes N --process-id I to each process"
         ) from error
+    finally:
+        patience.cancel()
     counts = collections.Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         raise UsageError(
@@ -70,6 +77,14 @@ def start(plan, apart):
     watch = Watch()
     settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in apart}
     check_same((plan.script.path.read_text(), plan.config, settings, jax.__version__))
+
+
+def give_up(where):
+    """Ends this process before JAX's C++ code would abort it with a stack trace."""
+    name = Path(sys.argv[0]).name
+    line = f"{name}: --distributed: not all processes came to {where}: start every one of them, with one coordinator"
+    os.write(2, f"{line} and number of processes, which the machines can reach\n".encode())
+    os._exit(2)
 
 
 def is_first():

@@ -218,3 +218,24 @@ def test_outside_slurm_it_says_what_to_type(environment):
     [(code, printed, error)] = wait([launch("ppo.py", ["--distributed", *SMALL], 1, environment)])
     assert code == 2 and "say --coordinator HOST:PORT --num-processes N --process-id I" in error
     assert "Traceback" not in error and not printed
+
+
+IMPATIENT = """
+import runpy, sys
+from runner import hosts
+
+hosts.ARRIVAL = 2.0
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_whose_peer_never_comes_ends_with_one_line(process, environment, tmp_path):
+    words = ["ppo.py", *map(str, by_hand(SMALL)[process]), "--run-dir", str(tmp_path / "run")]
+    command = [sys.executable, "-c", IMPATIENT, *words]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+    assert found.returncode == 2 and not found.stdout
+    waiting, said = found.stderr.splitlines()
+    assert "waiting" in waiting and said.startswith("ppo.py: --distributed: not all processes came to localhost:")
+    assert not (tmp_path / "run").exists()
