@@ -35,6 +35,24 @@ def start(plan, apart):
     options = plan.options
     if not options.distributed:
         return
+    join(options)
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        raise UsageError(
+            f"--distributed: the processes have {', '.join(map(str, counts.values()))} devices, and need equally many:"
+            " set CUDA_VISIBLE_DEVICES, or on CPUs JAX_NUM_CPU_DEVICES"
+        )
+    if not is_first():
+        sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # tables are the first process's; errors still go to stderr
+    global watch
+    watch = Watch()
+    settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in apart}
+    check_same((plan.script.path.read_text(), plan.config, settings, jax.__version__))
+
+
+def join(options):
+    """Starts jax.distributed, by hand or as the launcher says, with all devices that this process sees."""
     on_cpu, visible = jax.default_backend() == "cpu", jax.local_device_count()
     clear_backends()  # importing gymnax started one that knows this process alone
     if on_cpu:
@@ -64,19 +82,6 @@ def start(plan, apart):
         ) from error
     finally:
         patience.cancel()
-    counts = collections.Counter(device.process_index for device in jax.devices())
-    if len(set(counts.values())) > 1:
-        raise UsageError(
-            f"--distributed: the processes have {', '.join(map(str, counts.values()))} devices, and need equally many:"
-            " set CUDA_VISIBLE_DEVICES, or on CPUs JAX_NUM_CPU_DEVICES"
-        )
-    if not is_first():
-        sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # tables are the first process's; errors still go to stderr
-    global watch
-    watch = Watch()
-    settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in apart}
-    check_same((plan.script.path.read_text(), plan.config, settings, jax.__version__))
 
 
 def give_up(where):
