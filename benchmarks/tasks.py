@@ -30,7 +30,8 @@ PLAYS = {"ppo": SMALL + CONTINUOUS + MINATAR, "dqn": SMALL + MINATAR, "ppo_rnn":
 
 # What the search starts from: settings that it does not vary. {} are the script's defaults.
 NORMALIZED = {"normalize_obs": True, "scale_reward": True}
-LARGE_BATCH = {"num_envs": 64, "num_steps": 128, "num_minibatches": 8, "activation": "relu"}
+# The step size: on Breakout after 1M steps, seeds 1000 to 1003, 25.8 with 5e-3 and 13.8 with 1.5e-3
+LARGE_BATCH = {"num_envs": 64, "num_steps": 128, "num_minibatches": 8, "activation": "relu", "lr": 5e-3}
 BASE = {
     "ppo": {
         "small": {},
