@@ -1,41 +1,61 @@
-"""Draws finished runs side by side: a panel per environment, a line with its 95 % band per script.
+"""Draws learning curves: a panel per environment, a line with its 95 % band per script.
 
+    python benchmarks/curves.py                                  # results/curves.csv into results/curves.png
     python benchmarks/curves.py --output results/memory.png runs/ppo/A/... runs/ppo_rnn/A/... runs/ppo/B/...
 
-Give it run directories of runs without --sweep.
+Give it run directories of runs without --sweep, or none for what benchmarks/suite.py has measured.
 """
 
 import argparse
-import json
+import math
 import sys
 from pathlib import Path
 
 import pandas as pd
+from returns import CURVES, curve
+from tasks import PLAYS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from runner.plots import binned, draw_curve, finish_curves, plt, save
+from runner.plots import draw_band, finish_curves, plt, save
+
+COLORS = {"ppo": "tab:blue", "dqn": "tab:orange", "ppo_rnn": "tab:green"}
+MOST_COLUMNS = 4
+
+
+def measured():
+    """The rows of results/curves.csv that benchmarks/suite.py wrote, in the order of the tables."""
+    table = pd.read_csv(CURVES, keep_default_na=False)
+    words = table["command"].str.split()
+    table = table[words.map(lambda words: "--tuned" in words and "--network" not in words)]
+    rank = {name: i for i, name in enumerate([*PLAYS["ppo"], *PLAYS])}
+    return table.sort_values(["env_id", "script"], key=lambda names: names.map(rank), kind="stable")
+
+
+def draw(table, output):
+    """Draws rows of results/curves.csv."""
+    panels = list(table.groupby(["env_id", "env_params"], sort=False))
+    columns = min(MOST_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    size = (4.2 * columns, 3.2 * rows) if len(panels) > 1 else (8, 5)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, ((env_id, env_params), own) in zip(grid.flat, panels, strict=False):
+        for script, line in own.groupby("script", sort=False):
+            text = f"{script}.py, {line['seeds'].iloc[0]} seeds"
+            draw_band(axes, *(line[name] for name in ("env_steps", "iqm", "low", "high")), COLORS[script], text)
+        finish_curves(axes, env_id + (f"\n{env_params}" if env_params else ""), "")
+    figure.supylabel("episode return in training: IQM over seeds and 95 % interval")
+    save(figure, output)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_dirs", nargs="+", type=Path)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("run_dirs", nargs="*", type=Path)
+    parser.add_argument("--output", type=Path, default=CURVES.with_suffix(".png"))
     args = parser.parse_args()
-    panels = {}
-    for run_dir in args.run_dirs:
-        record = json.loads((run_dir / "config.json").read_text())
-        config = record["config"]
-        name = config["env_id"] + (f"\n{config['env_params']}" if config["env_params"] else "")
-        panels.setdefault(name, []).append((run_dir, record["script"]))
-    size = (5 * len(panels), 4) if len(panels) > 1 else (8, 5)
-    figure, row = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    for axes, (name, runs) in zip(row[0], panels.items(), strict=True):
-        for i, (run_dir, script) in enumerate(runs):
-            table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
-            steps, returns = binned(table, table["member"].unique())
-            draw_curve(axes, steps, returns, f"C{i}", f"{script}.py, {len(returns)} seeds")
-        finish_curves(axes, name, "episode return: IQM and 95 % interval")
-    save(figure, args.output)
+    rows = pd.DataFrame(row for run_dir in args.run_dirs for row in curve(run_dir)) if args.run_dirs else measured()
+    draw(rows, args.output)
 
 
 if __name__ == "__main__":

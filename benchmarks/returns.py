@@ -1,21 +1,29 @@
-"""Adds finished runs to results/returns.csv: final returns and evaluation with intervals, and how they were got.
+"""Adds finished runs to results/returns.csv (final returns and evaluation with intervals, and how they were got) and
+to results/curves.csv (their learning curves).
 
     python benchmarks/returns.py runs/dqn/CartPole-v1/20261121-064301-ab12cd ...
 
-Give it run directories of runs without --sweep, on the machine that trained them. A row takes the place of an older one
-of the same command.
+Give it run directories of runs without --sweep, on the machine that trained them. Rows take the place of older ones of
+the same command.
 """
 
 import argparse
 import csv
 import json
 import shlex
+import sys
 from pathlib import Path
 
+import pandas as pd
 from throughput import machine, write_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTPUT = ROOT / "results" / "returns.csv"
+sys.path.insert(0, str(ROOT))
+from runner.plots import binned
+from runner.stats import interval, iqm
+
+OUTPUT, CURVES = ROOT / "results" / "returns.csv", ROOT / "results" / "curves.csv"
+POINTS = 50  # of a curve
 IQM = (("iqm", "iqm"), ("iqm_low", "low"), ("iqm_high", "high"))  # name here, name in summary.json
 MEAN = (("mean", "mean"), ("mean_low", "mean_low"), ("mean_high", "mean_high"))
 
@@ -55,17 +63,33 @@ def command(record):
     return shlex.join(["python", f"{record['script']}.py", *words])
 
 
+def curve(run_dir):
+    """Rows of the learning curve, as dicts: IQM and interval over seeds, in equal stretches of training."""
+    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
+    whole = [m["member"] for m in summary["members"] if not m["first_bad_update"]]
+    table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
+    steps, returns = binned(table, whole, POINTS)
+    names = {"script": record["script"]} | {k: record["config"][k] for k in ("env_id", "env_params")}
+    for step, *scores in zip(steps, iqm(returns), *interval(returns), strict=True):
+        scores = {name: round(float(score), 3) for name, score in zip(("iqm", "low", "high"), scores, strict=True)}
+        yield names | {"seeds": len(whole), "env_steps": round(step)} | scores | {"command": command(record)}
+
+
+def read(path):
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
 def commands():
     """The commands whose results are there."""
-    return [row["command"] for row in csv.DictReader(OUTPUT.open())] if OUTPUT.exists() else []
+    return [row["command"] for row in read(OUTPUT)]
 
 
 def add(run_dirs):
-    """Writes a row for each run directory into results/returns.csv."""
-    rows = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
-    new = [row(run_dir) for run_dir in run_dirs]
-    replaced = [r["command"] for r in new]
-    write_rows(OUTPUT, [r for r in rows if r["command"] not in replaced] + new)
+    """Writes what run directories say into both files."""
+    lines = [line for run_dir in run_dirs for line in curve(run_dir)]
+    for path, new in ((CURVES, lines), (OUTPUT, [row(run_dir) for run_dir in run_dirs])):
+        replaced = {r["command"] for r in new}
+        write_rows(path, [r for r in read(path) if r["command"] not in replaced] + new)
 
 
 def main():
@@ -73,7 +97,7 @@ def main():
     parser.add_argument("run_dirs", nargs="+", type=Path)
     args = parser.parse_args()
     add(args.run_dirs)
-    print(f"{len(args.run_dirs)} rows written to {OUTPUT}")
+    print(f"{len(args.run_dirs)} runs written to {OUTPUT} and {CURVES}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,12 @@ def label(values):
 def draw_curve(axes, steps, curves, color, text):
     """IQM line and 95 % band of returns (members, steps), which may be of no member at all."""
     low, high = interval(curves) if len(curves) else (steps, steps)
-    axes.plot(steps, iqm(curves) if len(curves) else steps, color=color, label=text, linewidth=2)
-    axes.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
+    draw_band(axes, steps, iqm(curves) if len(curves) else steps, low, high, color, text)
+
+
+def draw_band(axes, x, middle, low, high, color, text):
+    axes.plot(x, middle, color=color, label=text, linewidth=2)
+    axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def finish_curves(axes, title, ylabel):
@@ -65,10 +69,10 @@ def learning_curve(path, plan, metrics, points, members):
     save(figure, path)
 
 
-def binned(metrics, indices):
-    """(env steps (bins,), returns (members, bins)): means within at most BINS equal stretches, where all are known."""
+def binned(metrics, indices, bins=BINS):
+    """(env steps (bins,), returns (members, bins)): means of at most bins equal stretches, where all are known."""
     table = metrics[metrics["member"].isin(indices)].pivot(index="env_steps", columns="member", values="episode_return")
-    stretch = np.arange(len(table)) * min(BINS, len(table)) // max(1, len(table))
+    stretch = np.arange(len(table)) * min(bins, len(table)) // max(1, len(table))
     means = table.groupby(stretch).mean().set_axis(table.index.to_series().groupby(stretch).mean()).dropna()
     return means.index.to_numpy(), means.to_numpy().T
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import peer_worker
 import peers
 import pytest
+import returns
 import suite
 import tables
 import tasks
@@ -199,6 +201,22 @@ def test_a_result_is_trained_and_recorded_once(monkeypatch, tmp_path):
     suite.report("ppo", "Breakout-MinAtar", [], run_dir, {})
     suite.report("ppo", "Breakout-MinAtar", [], run_dir, {})
     assert len(trained) == 2 and len(added) == 2
+
+
+def test_a_learning_curve_is_over_the_seeds_that_stayed_finite(tmp_path):
+    config = {"env_id": "CartPole-v1", "env_params": ""}
+    record = {"script": "ppo", "config": config, "command": "python ppo.py --num-seeds 5 --run-dir x"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    members = [{"member": i, "first_bad_update": 3 if i == 4 else 0} for i in range(5)]
+    (tmp_path / "summary.json").write_text(json.dumps({"members": members}))
+    updates, member = np.divmod(np.arange(500), 5)  # a hundred updates of five members, in stretches of two
+    table = {"member": member, "env_steps": 10 * (updates + 1), "episode_return": updates + 10.0 * (member % 4)}
+    pd.DataFrame(table).to_csv(tmp_path / "metrics.csv", index=False)
+    rows = list(returns.curve(tmp_path))
+    assert [row["env_steps"] for row in rows] == [15 + 20 * i for i in range(50)]
+    assert [row["iqm"] for row in rows] == [15.5 + 2 * i for i in range(50)]  # of 0.5, 10.5, 20.5 and 30.5
+    assert all(row["low"] < row["iqm"] < row["high"] and row["seeds"] == 4 for row in rows)
+    assert rows[0]["command"] == "python ppo.py --num-seeds 5"
 
 
 def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path):
