@@ -199,6 +199,7 @@ def test_processes_with_different_settings_refuse(environment, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_share_a_folder_refuse(environment, tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
@@ -230,7 +231,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("process", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_whose_peer_never_comes_ends_with_one_line(process, environment, tmp_path):
     words = ["ppo.py", *map(str, by_hand(SMALL)[process]), "--run-dir", str(tmp_path / "run")]
     command = [sys.executable, "-c", IMPATIENT, *words]

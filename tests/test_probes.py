@@ -53,7 +53,7 @@ def test_value_depends_on_the_observation():
     np.testing.assert_allclose(found, [[-1.0, 1.0]] * 3, atol=0.1)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_discrete_policy_depends_on_the_observation(normalize):
     config, states = trained("MatchCue-probe", normalize_obs=normalize, scale_reward=normalize)
     _, act = ppo.make_policy(config)
