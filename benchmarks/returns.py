@@ -1,9 +1,9 @@
-"""Adds finished runs to results/returns.csv (final returns and evaluation with intervals, and how they were got) and
-to results/curves.csv (their learning curves).
+"""Adds finished runs to results/returns.csv, and their learning curves to results/curves.csv.
 
     python benchmarks/returns.py runs/dqn/CartPole-v1/20261121-064301-ab12cd ...
 
-Give it run directories of runs without --sweep, on the machine that trained them. Rows take the place of older ones of
+returns.csv has final returns and evaluation with intervals, and how they were got; curves.csv IQM and interval over
+training. Give it run directories of runs without --sweep, on the machine that trained them. Rows take the place of older ones of
 the same command.
 """
 
