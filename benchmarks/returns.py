@@ -3,8 +3,8 @@
     python benchmarks/returns.py runs/dqn/CartPole-v1/20261121-064301-ab12cd ...
 
 returns.csv has final returns and evaluation with intervals, and how they were got; curves.csv IQM and interval over
-training. Give it run directories of runs without --sweep, on the machine that trained them. Rows take the place of older ones of
-the same command.
+training. Give it run directories of runs without --sweep, on the machine that trained them. Rows take the place of
+older ones of the same command.
 """
 
 import argparse
