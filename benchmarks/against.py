@@ -11,7 +11,6 @@ seeds.
 """
 
 import argparse
-import csv
 import importlib.util
 import json
 import statistics
@@ -20,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from throughput import ROOT, compiled, machine, run, warmed_up, write_rows
+from throughput import ROOT, compiled, machine, read_rows, run, warmed_up, write_rows
 
 TURNS = 9
 SECONDS = 1.5  # per chunk
@@ -105,10 +104,7 @@ def main():
     commit = subprocess.run(
         ["git", "rev-parse", "--short=7", args.commit], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    commit, rows = commit.stdout.strip(), []
-    if args.output.exists():
-        with open(args.output, newline="") as file:
-            rows = list(csv.DictReader(file))
+    commit, rows = commit.stdout.strip(), read_rows(args.output)
     for name in args.scripts:
         for seeds in args.seeds:
             words = [sys.executable, __file__, commit, "--one", "--scripts", name, "--seeds", str(seeds)]

@@ -8,14 +8,12 @@ Give it run directories of runs without --sweep, or none for what benchmarks/sui
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
 import pandas as pd
-from returns import CURVES, curve
+from returns import CURVES, curve, is_tuned
 from tasks import PLAYS
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from runner.plots import draw_band, finish_curves, plt, save
 
 COLORS = {"ppo": "tab:blue", "dqn": "tab:orange", "ppo_rnn": "tab:green"}
@@ -25,8 +23,7 @@ MOST_COLUMNS = 4
 def measured():
     """The rows of results/curves.csv that benchmarks/suite.py wrote, in the order of the tables."""
     table = pd.read_csv(CURVES, keep_default_na=False)
-    words = table["command"].str.split()
-    table = table[words.map(lambda words: "--tuned" in words and "--network" not in words)]
+    table = table[table["command"].map(is_tuned)]
     rank = {name: i for i, name in enumerate([*PLAYS["ppo"], *PLAYS])}
     return table.sort_values(["env_id", "script"], key=lambda names: names.map(rank), kind="stable")
 

@@ -6,12 +6,11 @@ Give it run directories of meta_evolve_loss.py, on the machine that trained them
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 
 from returns import command
-from throughput import machine, write_rows
+from throughput import machine, replace_rows
 
 OUTPUT = Path(__file__).resolve().parent.parent / "results" / "evolution.csv"
 
@@ -47,10 +46,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dirs", nargs="+", type=Path)
     args = parser.parse_args()
-    old = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
     new = [row for run_dir in args.run_dirs for row in rows(run_dir)]
-    commands = {row["command"] for row in new}
-    write_rows(OUTPUT, [row for row in old if row["command"] not in commands] + new)
+    replace_rows(OUTPUT, new)
     print(f"{len(new)} rows written to {OUTPUT}")
 
 

@@ -10,7 +10,6 @@ Keep the machine otherwise idle.
 """
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ import numpy as np
 import pandas as pd
 from peer_worker import BINS
 from tasks import ROOT, RUNS, flags
-from throughput import machine, write_rows
+from throughput import machine, read_rows, write_rows
 
 sys.path.insert(0, str(ROOT))
 from runner.plots import draw_curve, finish_curves, plt, save
@@ -119,12 +118,8 @@ def plan(algos, turns):
                         yield algo, peer, agents, turn
 
 
-def read(path):
-    return list(csv.DictReader(path.open())) if path.exists() else []
-
-
 def measure_all(algos, turns):
-    rows, curves = read(OUTPUT), read(CURVES)
+    rows, curves = read_rows(OUTPUT), read_rows(CURVES)
     done = {(r["algo"], r["peer"], int(r["agents"]), int(r["turn"])) for r in rows}
     for key in plan(algos, turns):
         if key in done:

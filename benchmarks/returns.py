@@ -8,17 +8,13 @@ older ones of the same command.
 """
 
 import argparse
-import csv
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import pandas as pd
-from throughput import machine, write_rows
+from throughput import ROOT, machine, read_rows, replace_rows
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 from runner.plots import binned
 from runner.stats import interval, iqm
 
@@ -75,21 +71,21 @@ def curve(run_dir):
         yield names | {"seeds": len(whole), "env_steps": round(step)} | scores | {"command": command(record)}
 
 
-def read(path):
-    return list(csv.DictReader(path.open())) if path.exists() else []
+def is_tuned(command):
+    """Whether a command is one of benchmarks/suite.py's, but for its comparison of networks."""
+    return "--tuned" in command.split() and "--network" not in command
 
 
 def commands():
     """The commands whose results are there."""
-    return [row["command"] for row in read(OUTPUT)]
+    return [row["command"] for row in read_rows(OUTPUT)]
 
 
 def add(run_dirs):
     """Writes what run directories say into both files."""
     lines = [line for run_dir in run_dirs for line in curve(run_dir)]
     for path, new in ((CURVES, lines), (OUTPUT, [row(run_dir) for run_dir in run_dirs])):
-        replaced = {r["command"] for r in new}
-        write_rows(path, [r for r in read(path) if r["command"] not in replaced] + new)
+        replace_rows(path, new)
 
 
 def main():

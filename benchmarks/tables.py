@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pandas as pd
+from returns import is_tuned
 from tasks import PLAYS, ROOT, TUNED
 
 from runner.record import replacing
@@ -59,8 +60,8 @@ def returns_rows():
 
 def tuned_rows():
     """The rows of benchmarks/suite.py: {(script, env_id): row}."""
-    rows = [row for row in returns_rows().to_dict("records") if "--tuned" in row["command"].split()]
-    return {(row["script"], row["env_id"]): row for row in rows if "--network" not in row["command"]}
+    rows = [row for row in returns_rows().to_dict("records") if is_tuned(row["command"])]
+    return {(row["script"], row["env_id"]): row for row in rows}
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------

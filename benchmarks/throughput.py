@@ -109,12 +109,26 @@ def machine():
     }
 
 
+def read_rows(path):
+    """The rows of a CSV file as dicts of text; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write_rows(path, rows):
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def replace_rows(path, new):
+    """Writes new rows in place of those of the same commands."""
+    commands = {row["command"] for row in new}
+    write_rows(path, [row for row in read_rows(path) if row["command"] not in commands] + new)
 
 
 def main():

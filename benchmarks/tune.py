@@ -8,14 +8,13 @@ the runs lie in runs/tuning/SCRIPT/ENV. benchmarks/tasks.py has the space and th
 """
 
 import argparse
-import csv
 import importlib
 import json
 from dataclasses import asdict
 
 from suite import train
 from tasks import PLAYS, ROOT, RUNS, SEARCH_SEED, base, budget, draw_points, flags, read_tuned, write_tuned
-from throughput import machine, write_rows
+from throughput import machine, read_rows, write_rows
 
 OUTPUT = ROOT / "results" / "tuning.csv"
 
@@ -52,8 +51,7 @@ def rows(script, env_id, start, spent, summary):
 
 
 def recorded(script, env_id):
-    rows = csv.DictReader(OUTPUT.open()) if OUTPUT.exists() else []
-    return any((row["script"], row["env_id"]) == (script, env_id) for row in rows)
+    return any((row["script"], row["env_id"]) == (script, env_id) for row in read_rows(OUTPUT))
 
 
 def main():
@@ -66,8 +64,7 @@ def main():
             if env_id in read_tuned().get(script, {}) and recorded(script, env_id):
                 continue
             new, settings = tune(script, env_id)
-            kept = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
-            kept = [row for row in kept if (row["script"], row["env_id"]) != (script, env_id)]
+            kept = [row for row in read_rows(OUTPUT) if (row["script"], row["env_id"]) != (script, env_id)]
             write_rows(OUTPUT, kept + list(new))
             lines = {name: dict(read_tuned().get(name, {})) for name in PLAYS}
             lines[script][env_id] = settings

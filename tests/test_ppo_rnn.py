@@ -223,7 +223,7 @@ def recall_returns(script, **changes):
     return np.asarray(metrics["episode_return"])[:, -20:].mean(axis=1)
 
 
-@pytest.mark.parametrize("cell", ["gru", pytest.param("lstm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cell", [pytest.param(cell, marks=[pytest.mark.slow] * (cell == "lstm")) for cell in CELLS])
 def test_the_recall_probe_is_solved(cell):
     assert (recall_returns(ppo_rnn, cell=cell, embedding_size=16) > 0.95).all()
 
