@@ -68,7 +68,7 @@ def join(options):
     elif visible == 1 or "1" in (tasks_of_slurm.split("(")[0], os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")):
         found = dict(local_device_ids=range(visible))  # left alone, jax would give this process a single GPU
     where = options.coordinator or "the address that the launcher gave"
-    print(f"waiting up to five minutes for the other processes at {where}", file=sys.stderr, flush=True)
+    print(f"waiting up to {ARRIVAL:.0f} s for the other processes at {where}", file=sys.stderr, flush=True)
     patience = threading.Timer(ARRIVAL, give_up, [where])
     patience.start()
     try:
