@@ -1,6 +1,6 @@
 """Env steps/s and compile time of the scripts against those of another commit, in turns within one process.
 
-    python benchmarks/against.py 0a1b2c3                       # about twenty minutes on two cores
+    python benchmarks/against.py 0a1b2c3                       # about an hour on two cores
     python benchmarks/against.py HEAD~1 --scripts dqn --seeds 16
 
 Each (script, seeds) has a process of its own, in which both versions run TURNS chunks of updates in turns: the median
@@ -69,13 +69,24 @@ def compare(name, seeds, commit, versions):
     }  # fmt: skip
 
 
+def extract(commit, tree):
+    """Writes a commit's files to a new folder."""
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True)
+    tree.mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
+
+
+def commit_name(commit):
+    """Its first seven digits."""
+    words = ["git", "rev-parse", "--short=7", commit]
+    return subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def compile_times(name, seeds, commit):
     """Seconds until the whole command has compiled, of the tree as it was and of that of now: medians."""
     with tempfile.TemporaryDirectory() as folder:
         tree, seconds = Path(folder) / "tree", ([], [])
-        archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True)
-        tree.mkdir()
-        subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
+        extract(commit, tree)
         for turn in range(COMPILE_TURNS):
             for i, root in enumerate((tree, ROOT)):
                 seconds[i].append(compile_time(root, name, seeds, Path(folder) / f"run-{turn}-{i}"))
@@ -101,10 +112,7 @@ def main():
     if args.one:
         print(json.dumps(measure(args.scripts[0], args.seeds[0], args.commit)))
         return
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=7", args.commit], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    commit, rows = commit.stdout.strip(), read_rows(args.output)
+    commit, rows = commit_name(args.commit), read_rows(args.output)
     for name in args.scripts:
         for seeds in args.seeds:
             words = [sys.executable, __file__, commit, "--one", "--scripts", name, "--seeds", str(seeds)]

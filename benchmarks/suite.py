@@ -22,8 +22,11 @@ def finished(run_dir):
     return (run_dir / "summary.json").exists()
 
 
-def train(script, words, run_dir, settings):
-    """Runs a script to its end, on from where an earlier call was stopped; settings are what its Config must hold."""
+def train(script, words, run_dir, settings, root=ROOT):
+    """Runs a script of the tree root to its end, or on from where an earlier call was stopped.
+
+    settings are what its Config must hold.
+    """
     if not (run_dir / "config.json").exists():
         shutil.rmtree(run_dir, ignore_errors=True)  # stopped before it began
     else:
@@ -37,7 +40,7 @@ def train(script, words, run_dir, settings):
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     log = f"{run_dir}.log"
     with open(log, "a") as output:
-        done = subprocess.run([sys.executable, f"{script}.py", *start], cwd=ROOT, stdout=output, stderr=output)
+        done = subprocess.run([sys.executable, f"{script}.py", *start], cwd=root, stdout=output, stderr=output)
     if done.returncode:
         sys.exit(f"{script}.py failed, see {log}")
 
