@@ -216,7 +216,7 @@ class QNetwork(nn.Module):
         x = Convolution(self.image_shape)(x) if self.image_shape else x
         x = nn.relu(nn.Dense(self.hidden_size)(x))
         x = nn.relu(nn.Dense(self.last_hidden_size)(x))
-        shape = (self.num_actions, self.last_hidden_size)  # a dense layer's, transposed: on a CPU 5 % more env steps/s
+        shape = (self.num_actions, self.last_hidden_size)  # a dense layer's, transposed: on a CPU 6 % more env steps/s
         return nn.Einsum(shape, "...h,ah->...a", kernel_init=nn.initializers.lecun_normal(in_axis=1, out_axis=0))(x)
 
 

@@ -123,7 +123,11 @@ def main():
                 f" env steps/s of {commit}; compiled in {row['compile_now']} s, before {row['compile_before']} s",
                 flush=True,
             )
-            row |= machine() | {"command": f"python benchmarks/against.py {commit} --scripts {name} --seeds {seeds}"}
+            row |= (
+                {"now_commit": commit_name("HEAD")}
+                | machine()
+                | {"command": f"python benchmarks/against.py {commit} --scripts {name} --seeds {seeds}"}
+            )
             rows = [x for x in rows if any(str(x[k]) != str(row[k]) for k in KEY)] + [row]
             write_rows(args.output, rows)
 

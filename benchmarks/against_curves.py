@@ -2,9 +2,10 @@
 
     python benchmarks/against_curves.py 0a1b2c3               # 16 seeds of each script's defaults, half an hour
 
-Both versions run as whole commands, each with its own runner, into runs/against/COMMIT; what has ended there is not run
-again. Curves go to results/against_curves.csv and against_curves.png. Two 95 % intervals of agents that learn alike
-overlap nearly everywhere, but not everywhere: the points of a curve share their seeds, so misses come in rows.
+That commit and the newest run as whole commands, each with its own runner, in runs/against/COMMIT; what has ended there
+is not run again. Curves go to results/against_curves.csv and against_curves.png. Two 95 % intervals of agents that
+learn alike overlap nearly everywhere, but not everywhere: the points of a curve share their seeds, so misses come in
+rows.
 """
 
 import argparse
@@ -13,8 +14,8 @@ import pandas as pd
 from against import commit_name, extract
 from returns import curve
 from suite import train
-from tasks import ROOT, RUNS
-from throughput import machine, read_rows, write_rows
+from tasks import RUNS
+from throughput import ROOT, machine, read_rows, write_rows
 
 from runner.plots import draw_band, finish_curves, plt, save
 
@@ -25,14 +26,14 @@ COLORS = {"before": "tab:orange", "now": "tab:blue"}
 
 def measure(name, commit):
     """Rows of both curves."""
-    tree = RUNS / "against" / commit / "tree"
-    if not tree.exists():
-        extract(commit, tree)
-    for version, its_commit, root in (("before", commit, tree), ("now", commit_name("HEAD"), ROOT)):
-        run_dir = RUNS / "against" / its_commit / name
-        train(name, ["--num-seeds", str(SEEDS)], run_dir, {}, root)
+    for version, its_commit in (("before", commit), ("now", commit_name("HEAD"))):
+        folder = RUNS / "against" / its_commit
+        if not (folder / "tree").exists():
+            extract(its_commit, folder / "tree")
+        run_dir = folder / name
+        train(name, ["--num-seeds", str(SEEDS)], run_dir, {}, folder / "tree")
         for row in curve(run_dir):
-            yield {"commit": commit, "version": version} | row | machine()
+            yield {"commit": commit, "version": version, "version_commit": its_commit} | row | machine()
 
 
 def overlapping(own):

@@ -22,7 +22,7 @@ import optax
 from throughput import machine, write_rows
 
 import ppo
-from runner.devices import make_mesh, over_members, place
+from runner.devices import make_mesh, map_all, over_members, place
 
 REPEATS, REPEATED = 7, 8
 CONFIG = ppo.Config()
@@ -133,7 +133,7 @@ def compiled(part, mesh, args):
         def one(state, batch, key):
             return jax.lax.scan(turn, (state, batch), jax.random.split(key, REPEATED))[0]
 
-        return jax.vmap(one)(states, batches, keys)
+        return map_all(one, len(keys))(states, batches, keys)  # as the runner does
 
     return over_members(repeated, mesh).lower(*args).compile()
 

@@ -19,6 +19,7 @@ import pandas as pd
 from runner.stats import describe
 
 MINUTES = 8
+ROOFLINE_MINUTES = 4.5  # at most, so that the learning check and the preset have their turn
 MEMBERS = "1 128 2048 8192"
 ROOFLINE = {
     "steps_per_second": "env steps/s",
@@ -34,8 +35,14 @@ EVOLUTION = {
 }
 
 
+def platform():
+    """What JAX computes on, asked in another process: this one leaves the device to the steps."""
+    words = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1]
+
+
 def step(command, deadline):
-    """Runs a command; whether it came to its end in the time that is left."""
+    """Runs a command; whether it came to its end before the deadline."""
     print(f"$ {command}", flush=True)
     try:
         words = command.split()
@@ -56,11 +63,15 @@ def tidy(table, names, what, members):
 
 
 def main():
-    deadline, rows = time.monotonic() + 60 * MINUTES, []
+    if platform() == "cpu":
+        sys.exit("JAX sees no GPU here: python -m pip install 'jax[cuda13]', or mend the driver")
+    start, rows = time.monotonic(), []
+    deadline = start + 60 * MINUTES
     folder = Path(tempfile.mkdtemp())
 
     command = f"python benchmarks/roofline.py --members {MEMBERS} --seconds 1 --output {folder}/roofline.csv"
-    if step(command, deadline):
+    step(command, start + 60 * ROOFLINE_MINUTES)
+    if (folder / "roofline.csv").exists():  # it writes after each number of members
         found = tidy(pd.read_csv(folder / "roofline.csv"), ROOFLINE, "ppo.py", "members")
         rows += [row | {"command": f"python benchmarks/roofline.py --members {MEMBERS} --seconds 1"} for row in found]
 

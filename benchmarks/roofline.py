@@ -116,7 +116,7 @@ def main():
             f" {updates * moved / 1e9:.1f} of {copy / 1e9:.1f} GB/s ({row['share_of_copy']:.1%})",
             flush=True,
         )
-    write_rows(args.output, rows)
+        write_rows(args.output, rows)  # each time: the next one may not fit into memory, or into the time
     print(f"written to {args.output}")
 
 

@@ -224,11 +224,13 @@ def against():
     """Each script against itself as it was at the commit that was compared with."""
     path = RESULTS / "against.csv"
     rows = [
-        [f"`{row.script}.py`", row.seeds, f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]", f"{row.before:,}",
-         f"{row.now:,}", f"{row.compile_before} s, {row.compile_now} s"]
+        [f"`{row.script}.py`", row.env_id, row.seeds, f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]",
+         f"{row.before:,}", f"{row.now:,}", f"{row.compile_before} s, {row.compile_now} s"]
         for row in (pd.read_csv(path).itertuples() if path.exists() else ())
     ]  # fmt: skip
-    return markdown(["script", "seeds", "times the env steps/s", "before", "now", "compile before, now"], rows)
+    return markdown(
+        ["script", "environment", "seeds", "times the env steps/s", "before", "now", "compile before, now"], rows
+    )
 
 
 def roofline():

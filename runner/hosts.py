@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import jax
@@ -126,6 +128,14 @@ def least(number):
     """The smallest of all processes' numbers; None, which is not known, counts as infinite."""
     number = np.inf if number is None else number
     return number if jax.process_count() == 1 else float(multihost_utils.process_allgather(np.float32(number)).min())
+
+
+def on_this_machine():
+    """How many of the processes run on this one's machine."""
+    if jax.process_count() == 1:
+        return 1
+    name = np.uint32(zlib.crc32(platform.node().encode()))
+    return int((multihost_utils.process_allgather(name) == name).sum())
 
 
 def agree_on_text(text):

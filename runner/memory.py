@@ -1,20 +1,30 @@
 """How many members fit: what a compiled program takes of each device, and what there is."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import jax
 
 USABLE = 0.7  # of the free memory: the evaluation, metrics and checkpoints come on top of the program
 
 
-def free_bytes():
-    """Free memory of one of this process's devices, or None where nobody says; CPU devices share the machine's."""
+# Control groups v2 and v1: where they lie, the limit, what is used, and which part of that the kernel drops when needed
+GROUPS = {
+    "": ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def free_bytes(processes=1):
+    """Free memory of one of this process's devices, or None where nobody says.
+
+    CPU devices share the machine's, and so do processes that run on the same one.
+    """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     limits = [machine_free(), container_free()]
     known = [limit for limit in limits if limit is not None]
-    return min(known) / jax.local_device_count() if known else None
+    return min(known) / jax.local_device_count() / processes if known else None
 
 
 def machine_free():
@@ -25,9 +35,23 @@ def machine_free():
 
 
 def container_free():
-    """What the container may still take (cgroup v2)."""
-    limit, used = read("/sys/fs/cgroup/memory.max"), read("/sys/fs/cgroup/memory.current")
-    return int(limit) - int(used) if limit.strip().isdigit() and used else None
+    """The least that a control group of this process, a container's or a SLURM job's, may take yet; None: no limit."""
+    free = []
+    for line in read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        group = PurePosixPath(path.lstrip("/"))
+        for name in GROUPS.keys() & set(controllers.split(",")):
+            free += [group_free(folder, *GROUPS[name]) for folder in (group, *group.parents)]
+    return min((x for x in free if x is not None), default=None)
+
+
+def group_free(folder, root, limit, used, droppable):
+    """Limit minus what is used and can't be dropped, as Kubernetes counts it; None for no limit."""
+    limit, used, stat = (read(str(PurePosixPath(root) / folder / name)) for name in (limit, used, "memory.stat"))
+    if not (limit.strip().isdigit() and used):
+        return None
+    files = [int(line.split()[1]) for line in stat.splitlines() if line.startswith(f"{droppable} ")]
+    return int(limit) - int(used) + sum(files)
 
 
 def read(path):

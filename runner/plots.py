@@ -2,7 +2,6 @@
 
 import matplotlib
 import numpy as np
-import pandas as pd
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -60,7 +59,8 @@ def learning_curve(path, plan, metrics, points, members):
         )
         text = (label(points[index]["values"]) or f"{plan.script.name}, {points[index]['seeds']} seeds") + nan
         draw_curve(axes, steps, curves, color, text)
-        bad = metrics.merge(pd.DataFrame(own), on="member").query("update == first_bad_update")["env_steps"]
+        ends = {m["member"]: m["first_bad_update"] for m in own if m["first_bad_update"]}
+        bad = metrics[metrics["update"] == metrics["member"].map(ends)]["env_steps"]
         axes.plot(bad, [0.02] * len(bad), "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False)
     title = f"{env_name(plan.config)}, {plan.script.name}: IQM and 95 % interval over {plan.options.num_seeds} seeds"
     if len(points) > len(drawn):

@@ -178,7 +178,7 @@ def fit_memory(plan, mesh, run_dir, say):
 
     What a program takes is known when it is compiled, which then need not be done again where everything fits.
     """
-    free, count = hosts.least(free_bytes()), max(len(batch.members) for batch in plan.batches)
+    free, count = hosts.least(free_bytes(hosts.on_this_machine())), max(len(batch.members) for batch in plan.batches)
     if plan.options.max_members_at_once or free == np.inf:
         return plan
     at_once = count

@@ -8,6 +8,7 @@ import textwrap
 import tomllib
 from pathlib import Path
 
+import gpu
 import jax
 import numpy as np
 import pandas as pd
@@ -304,3 +305,37 @@ def test_every_metric_is_in_the_glossary():
         _, metrics = jax.eval_shape(script.make_train(script.Config(**small)), jax.random.key(0))
         missing = [name for name in metrics if f"| `{name}` |" not in guide]
         assert not missing, missing
+
+
+def test_the_gpu_benchmark_keeps_what_was_measured_when_time_or_memory_ends(monkeypatch, tmp_path):
+    """Roofline stops halfway, the preset fails: its first rows and the learning check are written."""
+
+    def step(command, deadline):
+        words = command.split()
+        if "ppo.py" in words:
+            members = [{"final_return": score} for score in (1.0, 2.0, 3.0)]
+            summary = {"members": members, "timing": {"compile_seconds": 9.0, "train_seconds": 5.0}}
+            run_dir = Path(words[-1])
+            run_dir.mkdir()
+            (run_dir / "summary.json").write_text(json.dumps(summary))
+            return True
+        if "benchmarks/roofline.py" in words:
+            pd.DataFrame([{"members": 1} | dict.fromkeys(gpu.ROOFLINE, 0.5)]).to_csv(words[-1], index=False)
+        return False
+
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "platform", lambda: "gpu")
+    monkeypatch.setattr(gpu, "step", step)
+    with pytest.raises(SystemExit, match="0"):
+        gpu.main()
+    (path,) = (tmp_path / "results").glob("gpu_*.csv")
+    found = pd.read_csv(path).set_index("what")["value"]
+    assert found["ppo.py: mfu"] == 0.5 and found["learning: iqm"] == 2.0 and found["learning: compile_seconds"] == 9.0
+    assert not any(what.startswith("purejaxrl") for what in found.index)
+
+
+def test_the_gpu_benchmark_does_not_take_a_cpu_for_one(monkeypatch):
+    monkeypatch.setattr(gpu, "step", lambda command, deadline: pytest.fail("a step was run"))
+    with pytest.raises(SystemExit, match="no GPU"):
+        gpu.main()

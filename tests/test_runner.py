@@ -385,11 +385,19 @@ def test_batches_fill_what_is_free_evenly(count, needed, free, num_devices, expe
 
 def test_free_memory_is_that_of_the_machine_or_the_container(monkeypatch):
     files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 4 kB\n", "/sys/fs/cgroup/memory.max": "3000\n"}
-    files["/sys/fs/cgroup/memory.current"] = "1000\n"
+    files |= {"/sys/fs/cgroup/memory.current": "1000\n", "/proc/self/cgroup": "1:cpu:/a\n0::/job_7/step_0\n"}
     monkeypatch.setattr(memory, "read", lambda path: files.get(path, ""))
     assert memory.free_bytes() == 2000 / jax.local_device_count()
+    assert memory.free_bytes(processes=2) == 1000 / jax.local_device_count()
+    files |= {"/sys/fs/cgroup/job_7/memory.max": "1500\n", "/sys/fs/cgroup/job_7/memory.current": "900\n"}
+    files["/sys/fs/cgroup/job_7/memory.stat"] = "active_file 9\ninactive_file 300\n"  # the kernel drops these
+    assert memory.container_free() == 900
+    del files["/sys/fs/cgroup/job_7/memory.max"]
     files["/sys/fs/cgroup/memory.max"] = "max\n"
     assert memory.free_bytes() == 4096 / jax.local_device_count()
+    v1 = {"/proc/self/cgroup": "4:memory:/job\n0::/\n", "/sys/fs/cgroup/memory/job/memory.limit_in_bytes": "700\n"}
+    files |= v1 | {"/sys/fs/cgroup/memory/job/memory.usage_in_bytes": "200\n"}
+    assert memory.container_free() == 500
     files.clear()
     assert memory.free_bytes() is None
 
@@ -406,7 +414,7 @@ def test_members_that_do_not_fit_are_trained_in_batches(monkeypatch, tmp_path, c
     few = train.program_of(plan := cli.make_plan(script, words), plan.batches[0], mesh)
     assert few.bytes_per_device > 8 * 512 * 4 * 4 and few.bytes_per_device > train.state_bytes(few.like) / 2
     record.write_json(tmp_path / "config.json", {"script": "ppo", "options": {}})
-    monkeypatch.setattr(train, "free_bytes", lambda: 0.6 * few.bytes_per_device)
+    monkeypatch.setattr(train, "free_bytes", lambda processes: 0.6 * few.bytes_per_device)
     plan = fitted()
     assert plan.options.max_members_at_once == 6 and [len(b.members) for b in plan.batches] == [6, 6, 4]
     assert [m.seed for batch in plan.batches for m in batch.members] == list(range(16))
@@ -415,7 +423,7 @@ def test_members_that_do_not_fit_are_trained_in_batches(monkeypatch, tmp_path, c
     assert "16 members at once would take" in capsys.readouterr().out
     assert fitted("--max-members-at-once", "10").options.max_members_at_once == 10  # by hand goes first
     assert fitted("--num-seeds", "15").options.max_members_at_once == 0  # so few are simply tried
-    monkeypatch.setattr(train, "free_bytes", lambda: 1e12)
+    monkeypatch.setattr(train, "free_bytes", lambda processes: 1e12)
     assert fitted() == cli.make_plan(script, words)
 
 
