@@ -97,6 +97,23 @@ def test_two_processes_of_two_devices_give_the_bits_of_one_with_four(users_envir
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script, same_bits", [("dqn.py", True), ("ppo_rnn.py", False)])
+def test_the_other_scripts_on_two_processes_and_on_one(users_environment, tmp_path, script, same_bits):
+    """XLA divides the large products of ppo_rnn.py among as many threads as the process has devices: other rounding."""
+    words = ["--total-timesteps", 12000, "--num-seeds", 3, "--eval-episodes", 2, "--run-dir"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    ended = wait([launch(script, [*words, one], 4, users_environment)])
+    ended += wait([launch(script, process, 2, users_environment) for process in by_hand([*words, two])])
+    assert [code for code, _, _ in ended] == [0, 0, 0], ended
+    if same_bits:
+        assert metrics(one) == metrics(two)
+    else:
+        own, other = (pd.read_csv(run / "metrics.csv") for run in (one, two))
+        early = own["update"] <= 3
+        np.testing.assert_allclose(own[early], other[early], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_on_one_device_only_rounding_differs(users_environment, four_devices, tmp_path):
     """Three members in one program are other kernels than one: the first updates agree, then chaos may set in."""
     [(code, _, error)] = wait(
