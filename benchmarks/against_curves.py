@@ -65,7 +65,7 @@ def main():
     for name in args.scripts:
         rows = list(measure(name, commit))
         write_rows(OUTPUT, [x for x in read_rows(OUTPUT) if (x["commit"], x["script"]) != (commit, name)] + rows)
-        own = pd.read_csv(OUTPUT).query("commit == @commit and script == @name")
+        own = pd.DataFrame(rows)
         points, count = overlapping(own)
         last = {version: line.iloc[-1] for version, line in own.groupby("version")}
         ends = ", ".join(f"{v} {x['iqm']:.1f} [{x['low']:.1f}, {x['high']:.1f}]" for v, x in last.items())

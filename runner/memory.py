@@ -6,7 +6,6 @@ import jax
 
 USABLE = 0.7  # of the free memory: the evaluation, metrics and checkpoints come on top of the program
 
-
 # Control groups v2 and v1: where they lie, the limit, what is used, and which part of that the kernel drops when needed
 GROUPS = {
     "": ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
