@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from runner.devices import everywhere, spread_over, without_cache_warning
+from runner.devices import everywhere, spread_over, without_cache_chatter
 from runner.errors import Interrupted
 from runner.hosts import is_first
 from runner.members import make_members, parse_sweep, show
@@ -105,7 +105,7 @@ def train(agents, params, floats, seeds, at_once, bar):
         index = np.minimum(np.arange(start, start + at_once), len(seeds) - 1)  # the last one fills up
         each = jax.tree.map(lambda x: np.broadcast_to(x, (at_once, *x.shape)), params)
         values = {name: np.array(x, np.float32)[index] for name, x in floats.items()}
-        with without_cache_warning():
+        with without_cache_chatter():
             found = np.asarray(agents(each, values, np.array(seeds, np.uint32)[index]))
         rows.append(found[: len(seeds) - start])
         bar.update(len(rows[-1]))

@@ -125,15 +125,20 @@ RUNS_ONCE = {"xla_backend_optimization_level": 0}  # how to compile a program th
 def compile_program(jitted, *args):
     """Lowers and compiles a jitted function for args, arrays or shapes."""
     lowered = jitted.lower(*args)
-    with without_cache_warning():
+    with without_cache_chatter():
         return lowered.compile()
 
 
-@contextlib.contextmanager
-def without_cache_warning():
-    """Drops the line that jaxlib's C++ code writes for every program it finds in the compile cache; passes on all else.
+# What jaxlib's C++ code writes for every program that it finds in the compile cache: that its format may change, which
+# the cache's key rules out, and that this processor lacks two "features" that are LLVM's preferences, no instructions
+CACHE_CHATTER = (b"does not track XLA executable versions", b"machine feature +prefer-no-")
 
-    Python's logging does not see that line, and jaxlib reads its own log level before a script could set it.
+
+@contextlib.contextmanager
+def without_cache_chatter():
+    """Drops those lines; passes on all else.
+
+    Python's logging does not see them, and jaxlib reads its own log level before a script could set it.
     """
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -146,5 +151,5 @@ def without_cache_warning():
             os.dup2(terminal, 2)
             os.close(terminal)
             caught.seek(0)
-            lines = [line for line in caught if b"does not track XLA executable versions" not in line]
+            lines = [line for line in caught if not any(chatter in line for chatter in CACHE_CHATTER)]
             os.write(2, b"".join(lines))

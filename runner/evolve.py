@@ -39,7 +39,7 @@ from runner.devices import (
     shapes_on,
     spread_over,
     use_compile_cache,
-    without_cache_warning,
+    without_cache_chatter,
 )
 from runner.errors import Interrupted, UsageError, go_on_after, mendable, require
 from runner.members import Member
@@ -230,7 +230,7 @@ def run(plan):
             state, timing = evolve(plan, mesh, run_dir, progress)
             progress.close()
             if hosts.is_first():
-                with without_cache_warning():
+                with without_cache_chatter():
                     write_evolution(plan, run_dir, state, timing)
             if hosts.any_of(progress.interrupted):
                 raise Interrupted
@@ -254,7 +254,7 @@ def run(plan):
 def evolve(plan, mesh, run_dir, progress):
     """Evolves to the end, or on from the last whole checkpoint; returns the final state and what it took."""
     config, members, done, seconds = plan.config, plan.members, 0, 0.0
-    with without_cache_warning():
+    with without_cache_chatter():
         program = build(plan, mesh)
     progress.compiled(program)
     frames = frames_per_generation(plan.script.module, config)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from runner.devices import without_cache_warning
+from runner.devices import without_cache_chatter
 from runner.record import replacing
 
 MAX_FRAMES = 500
@@ -24,7 +24,7 @@ PALETTE = np.array(  # black, then one colour per MinAtar channel (matplotlib's 
 def render(path, plan, member, state):
     """Plays one greedy episode and writes it as a GIF; returns a line that says what was done."""
     config = dataclasses.replace(plan.config, **member.values)
-    with without_cache_warning():
+    with without_cache_chatter():
         states, episode_return = play(plan.script, config, state, member.seed)
     frames = make_frames(*plan.script.make_env(config.env_id, config.env_params), states)
     if frames is None:

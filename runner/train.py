@@ -28,7 +28,7 @@ from runner.devices import (
     place,
     shapes_on,
     use_compile_cache,
-    without_cache_warning,
+    without_cache_chatter,
 )
 from runner.errors import Interrupted, go_on_after, mendable
 from runner.evaluate import make_evaluate
@@ -159,7 +159,7 @@ def build(script, config, float_names, num_members, mesh, episodes):
     like = shapes_on(members, traced_init.out_info)
     once = RUNS_ONCE if mesh.devices.flat[0].platform == "cpu" else None
     lowered_chunk = over_members(chunk, mesh, num_scalars=1, donate_argnums=0).lower(like, floats, number)
-    with without_cache_warning(), ThreadPoolExecutor() as pool:  # chunk takes much longer, and is not done before init
+    with without_cache_chatter(), ThreadPoolExecutor() as pool:  # chunk takes much longer, and is not done before init
         compiling_chunk = pool.submit(lowered_chunk.compile)
         compiled_init = traced_init.lower().compile(compiler_options=once)
         compiled_chunk = compiling_chunk.result()
