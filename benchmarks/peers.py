@@ -1,6 +1,6 @@
 """Against what people use today: the same environment, network, hyperparameters and steps, in one run on one machine.
 
-    python benchmarks/peers.py                    # everything that is not there yet: two hours on two cores
+    python benchmarks/peers.py                    # everything that is not there yet: three hours on two cores
     python benchmarks/peers.py --algos ppo --turns 1
 
 Every peer is installed from PyPI into an environment of its own (runs/peers/NAME). Measurements follow one another,
@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,8 @@ SETTINGS = {
     },
 }  # fmt: skip
 AGENTS = (1, 16, 64)
-CURVE_SEEDS = 16  # of those that train them in one program; of the others, the agents that were timed
+CURVE_SEEDS = 16  # of those that train them in one program
+SINGLE_SEEDS = 8  # of the others: the agents that were timed, and as many more, two at a time
 
 
 def python_of(peer):
@@ -82,7 +84,7 @@ def measure(peer, algo, agents, seed, curves=False):
     task |= {"curves": curves, "settings": SETTINGS[algo], "root": str(ROOT), "words": words(algo, agents, seed)}
     command = [python_of(peer), str(ROOT / "benchmarks" / "peer_worker.py"), json.dumps(task)]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"JAX_PLATFORMS": "cpu"}
-    log = RUNS / "peers" / f"{peer}.log"
+    log = RUNS / "peers" / f"{peer}-{algo}-{agents}-{seed}.log"
     with open(log, "w") as errors:
         found = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     if found.returncode:
@@ -130,9 +132,7 @@ def measure_all(algos, turns):
             # rejax knows returns by evaluation only, and is timed without
             own = measure(peer, algo, agents, seed=turn, curves=True) if peer == "rejax" else found
             names = range(agents) if PEERS[peer].many else [turn]
-            curves = [r for r in curves if (r["algo"], r["peer"]) != (algo, peer) or int(r["agent"]) not in names]
-            curves += curve_rows(algo, peer, names, own["curves"])
-            write_rows(CURVES, curves)
+            curves = add_curves(curves, algo, peer, names, own["curves"])
         row = {"algo": algo, "peer": peer, "agents": agents, "turn": turn, "env_id": ENV_ID, "env_steps": STEPS}
         for name in ("compile_seconds", "train_seconds", "peak_memory_mb"):
             row[name] = "" if found[name] is None else round(found[name], 2)
@@ -141,6 +141,30 @@ def measure_all(algos, turns):
         write_rows(OUTPUT, rows)  # last: what is here is not measured again
         seconds = f"{row['compile_seconds'] or 0:.1f} s + {row['train_seconds']:.1f} s"
         print(f"{algo} {peer}, {agents} agents, turn {turn}: {seconds}", flush=True)
+
+
+def measure_more_curves(algos):
+    """Trains single agents with further seeds for their returns, two at once: their times would say nothing."""
+    curves = read_rows(CURVES)
+    known = {(r["algo"], r["peer"], int(r["agent"])) for r in curves}
+    single = [peer for peer in PEERS if not PEERS[peer].many]
+    wanted = [(algo, peer, seed) for algo in algos for seed in range(SINGLE_SEEDS) for peer in single]
+    missing = [key for key in wanted if key not in known]
+    for at in range(0, len(missing), 2):
+        pair = missing[at : at + 2]
+        with ThreadPoolExecutor(2) as pool:
+            results = list(pool.map(lambda key: measure(key[1], key[0], agents=1, seed=key[2]), pair))
+        for (algo, peer, seed), found in zip(pair, results, strict=True):
+            curves = add_curves(curves, algo, peer, [seed], found["curves"])
+            print(f"{algo} {peer}, returns of seed {seed}", flush=True)
+
+
+def add_curves(known, algo, peer, names, curves):
+    """The rows known with those of the agents called names, written."""
+    rows = [r for r in known if (r["algo"], r["peer"]) != (algo, peer) or int(r["agent"]) not in names]
+    rows += curve_rows(algo, peer, names, curves)
+    write_rows(CURVES, rows)
+    return rows
 
 
 def curve_rows(algo, peer, names, curves):
@@ -213,6 +237,7 @@ def main():
     for peer in PEERS:
         python_of(peer)
     measure_all(args.algos, args.turns)
+    measure_more_curves(args.algos)
     pictures()
     show(summarize())
 

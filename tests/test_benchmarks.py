@@ -1,5 +1,6 @@
 """Tuned settings, the search that finds them, and the tables made of results."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -164,16 +165,16 @@ def test_a_measurement_of_peers_goes_on_where_it_was_stopped(monkeypatch, tmp_pa
             return timing | {"curves": own}
 
         monkeypatch.setattr(peers, "measure", measure)
-        try:
-            peers.measure_all(["ppo"], turns=2)
-        except KeyboardInterrupt:
-            peers.measure_all(["ppo"], turns=2)
+        for _ in range(2 if stop_at else 1):
+            with contextlib.suppress(KeyboardInterrupt):
+                peers.measure_all(["ppo"], turns=2)
+                peers.measure_more_curves(["ppo"])
         return peers.OUTPUT.read_text(), peers.CURVES.read_text()
 
     whole = finish("whole", stop_at=0)
     assert len(whole[0].splitlines()) == 1 + 2 * (4 + 2) + 2  # four with one agent, two with 16 and, once, with 64
-    assert len(whole[1].splitlines()) == 1 + peers.BINS * (16 + 16 + 2 + 2)
-    for stop_at in (1, 4, 6, 7, 11):
+    assert len(whole[1].splitlines()) == 1 + peers.BINS * (16 + 16 + 8 + 8)
+    for stop_at in (1, 4, 6, 7, 11, 20, 27):  # the last two among the curves of further seeds
         assert finish(f"stopped-{stop_at}", stop_at) == whole
     found = {row["peer"]: row for row in peers.summarize()}
     assert found["stable-baselines3"]["seconds_64"] == 128.0 and found["stable-baselines3"]["extrapolated_64"]
