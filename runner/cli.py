@@ -28,7 +28,7 @@ class Options:
 
     num_seeds: int = 16  # agents per sweep point, all trained at once
     seed: int = 0  # the first seed; the others follow one by one
-    tuned: bool = False  # start from the settings of runner/tuned.toml for this environment; flags given go first
+    tuned: bool = False  # start from the settings of runner/tuned.toml for this environment; flags override them
     sweep: tuple[str, ...] = ()  # "lr=1e-4,3e-4" "ent_coef=0,0.01" for a grid, "lr=log:1e-5:1e-2:16" or lin: for random
     run_dir: str = ""  # where to leave the record; by default runs/SCRIPT/ENV/TIME-HASH
     resume: str = ""  # a run directory to go on with, to its end; no other setting is needed

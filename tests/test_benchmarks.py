@@ -260,23 +260,28 @@ def num_weights(module):
 
 def test_the_guides_third_hidden_layer(tmp_path):
     source = (ROOT / "ppo.py").read_text()
-    edited = source.replace("for _ in range(2)]", "for _ in range(3)]").replace(
-        "hidden[1], activation, output]", "hidden[1], activation, hidden[2], activation, output]"
-    )
-    assert edited.count("hidden[2]") == 1 and "range(3)" in edited
-    (tmp_path / "edited_ppo.py").write_text(edited)
+    lines = [line for line in guide_block("range(3)").splitlines() if not line.startswith("#")]
+    for line, start in zip(lines, ("hidden = ", "return nn.Sequential"), strict=True):
+        source, count = re.subn(rf"^( +){start}.*$", rf"\1{line}", source, flags=re.MULTILINE)
+        assert count == 1 and line.startswith(start)
+    (tmp_path / "edited_ppo.py").write_text(source)
     spec = importlib.util.spec_from_file_location("edited_ppo", tmp_path / "edited_ppo.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert num_weights(module) == num_weights(ppo) + 2 * 2  # kernel and bias, of the actor and of the critic
 
 
-def run_block_of_guide(word):
-    """Runs the block of Python in the guide that has the word; returns its names."""
+def guide_block(word):
+    """The block of Python in the guide that has the word."""
     guide = (ROOT / "docs" / "guide.md").read_text()
     (block,) = [b for b in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if word in b]
+    return textwrap.dedent(block)
+
+
+def run_block_of_guide(word):
+    """Runs it; returns its names."""
     names = {}
-    exec(textwrap.dedent(block), names)
+    exec(guide_block(word), names)
     return names
 
 
