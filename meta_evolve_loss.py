@@ -328,7 +328,8 @@ def make_agent(config, env_id, loss):
         state, metrics = ppo.make_train(replace(settings, **floats), loss_fn)(key)
         returns = metrics["episode_return"]  # NaN before the first episode's end
         finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
-        outcomes = jnp.stack([jnp.nanmean(returns), returns[-max(1, len(returns) // 10) :].mean()])
+        last = returns[-max(1, len(returns) // 10) :]
+        outcomes = jnp.stack([jnp.nanmean(returns), jnp.nanmean(last)])
         return jnp.where(finite, outcomes, jnp.nan)
 
     return agent

@@ -31,19 +31,13 @@ def row(run_dir):
     final, greedy = point["final_return"], point["greedy_return"]
     scores = {f"final_{name}": final[key] for name, key in (*IQM, *MEAN)}
     scores |= {f"greedy_{name}": greedy[key] for name, key in IQM}
-    seconds, speed = summary["timing"]["train_seconds"], summary["timing"]["env_steps_per_second"]
-    config = record["config"]
+    timing, config = summary["timing"], record["config"]
     return (
         {"script": record["script"], "env_id": config["env_id"], "env_params": config["env_params"]}
         | {"seeds": point["seeds"], "nan_seeds": point["nan_seeds"], "total_timesteps": config["total_timesteps"]}
         | {name: "" if score is None else round(score, 3) for name, score in scores.items()}
-        # Of a resumed run the timing is that of its last part
-        | {
-            "train_seconds": round(point["seeds"] * config["total_timesteps"] / speed, 1)
-            if speed
-            else round(seconds, 1)
-        }
-        | {"steps_per_second": round(speed) if speed else ""}
+        | {"train_seconds": round(timing["train_seconds"], 1)}
+        | {"steps_per_second": round(timing["env_steps_per_second"])}
         | machine()
         | {"python": record["versions"]["python"], "jax": record["versions"]["jax"], "date": record["started"][:10]}
         | {"command": command(record)}

@@ -63,7 +63,8 @@ def check_processes(options):
     if by_hand and not options.distributed:
         raise ValueError("coordinator, num_processes and process_id need --distributed beside them")
     host, _, port = options.coordinator.rpartition(":")
-    if by_hand and not (host and port.isdigit() and 0 <= options.process_id < options.num_processes):
+    right = host and port.isdigit() and 0 < int(port) < 2**16
+    if by_hand and not (right and 0 <= options.process_id < options.num_processes):
         raise ValueError(
             "by hand, distributed needs --coordinator HOST:PORT --num-processes N --process-id I, I from 0 to N - 1"
         )
@@ -80,7 +81,7 @@ class Script(NamedTuple):
 
     Options = Options
     # Settings that may differ between a run and its resumption: they touch neither training nor metrics.csv
-    FREE_OPTIONS = ("resume", "gif", "track", "checkpoint_every", "compile_cache", *PROCESSES)
+    FREE_OPTIONS = ("resume", "gif", "track", "checkpoint_every", "eval_episodes", "compile_cache", *PROCESSES)
 
     @property
     def name(self):

@@ -148,9 +148,12 @@ def summarize(module, config, evaluation, tuning):
 
 def verdict(own, other, outcome):
     """better or worse if the 95 % intervals of the IQM lie apart; with more agents gone NaN no loss is better."""
-    if own["nan_agents"] == own["agents"] or own[outcome]["high"] < other[outcome]["low"]:
+    all_gone, others_gone = (scores["nan_agents"] == scores["agents"] for scores in (own, other))
+    if all_gone and others_gone:
+        return "not better"
+    if all_gone or own[outcome]["high"] < other[outcome]["low"]:
         return "worse"
-    apart = other["nan_agents"] == other["agents"] or own[outcome]["low"] > other[outcome]["high"]
+    apart = others_gone or own[outcome]["low"] > other[outcome]["high"]
     return "better" if apart and own["nan_agents"] <= other["nan_agents"] else "not better"
 
 

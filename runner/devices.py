@@ -110,10 +110,21 @@ def place(tree, mesh):
     return jax.tree.map(put, tree)
 
 
+def host_device():
+    """A CPU device of this process, or where JAX_PLATFORMS leaves them out its first device."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
 def use_compile_cache():
     """Keeps compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        try:
+            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError:  # nobody's home, as for the unnamed users of some containers
+            return
         jax.config.update("jax_compilation_cache_dir", str(root / "end-to-end-jax-rl"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

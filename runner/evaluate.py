@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 MAX_STEPS = 10_000  # for environments that name no time limit of their own
+LONGEST = 100_000  # for those that name one that nobody could wait for: within the loop Ctrl-C is not heard
 
 
 class Loop(NamedTuple):
@@ -25,7 +26,7 @@ def make_evaluate(script, config, episodes):
     """Returns evaluate(state, key, greedy) -> returns (episodes,), of one member's policy, statistics frozen."""
     env, env_params = script.make_env(config.env_id, config.env_params)
     init_carry, act = script.make_policy(config)
-    limit = getattr(env_params, "max_steps_in_episode", MAX_STEPS)
+    limit = min(getattr(env_params, "max_steps_in_episode", MAX_STEPS), LONGEST)
 
     def unfinished(loop):
         return (loop.time <= limit) & ~loop.done.all()

@@ -44,7 +44,7 @@ from runner.devices import (
 from runner.errors import Interrupted, UsageError, go_on_after, mendable, require
 from runner.members import Member
 from runner.progress import Progress
-from runner.record import open_metrics, open_record, replacing, write_json
+from runner.record import locked, open_metrics, open_record, replacing, write_json
 
 CHUNK_SECONDS = 5.0  # how often the host looks: a checkpoint is written each time
 MAX_CHUNK = 256  # generations, the rows of the buffer that a chunk fills on the device
@@ -141,12 +141,23 @@ def make_plan(script, argv):
     config, options = parse(script, argv, record)
     if resume is not None:
         refuse_changes(script, record, config, options)
+        refuse_another_comparison(resume, record.options, options)
     for env_id in options.held_out:
         check(lambda env_id=env_id: script.module.agent_config(config, env_id), f"--held-out {env_id} can't be used: ")
     if options.track != "none":
         require(options.track, f"--track {options.track}")
     member = Member(0, 0, options.seed, {})
     return Plan(script, config, options, [{}], [member], choose_run_dir(options, resume))
+
+
+def refuse_another_comparison(folder, before, now):
+    """Raises UsageError where --resume would compare otherwise, and the comparison is done."""
+    changed = [name for name in ("held_out", "eval_seeds", "tune_seeds") if getattr(now, name) != getattr(before, name)]
+    if changed and (folder / "evaluation.csv").exists():
+        raise UsageError(
+            f"--{changed[0].replace('_', '-')}: this run's losses are compared already; for another comparison type"
+            f" python meta_evolve_loss.py evaluate --loss {folder}"
+        )
 
 
 def check(function, prefix=""):
@@ -225,8 +236,11 @@ def run(plan):
     mesh = make_mesh(config.population * config.seeds_per_candidate)
     run_dir, tracker = open_record(plan, mesh, f"{config.population} candidates per generation")
     progress = Progress(config.generations, tracker, unit=" generations")
+    less = "try a smaller --max-members-at-once or --population"
+    if plan.options.resume:
+        less = "resume on as many devices as before, or more, or compare fewer agents: --eval-seeds"
     try:
-        with mendable(run_dir, "try a smaller --max-members-at-once or --population", go_on_after(run_dir)):
+        with locked(run_dir), mendable(run_dir, less, go_on_after(run_dir)):
             state, timing = evolve(plan, mesh, run_dir, progress)
             progress.close()
             if hosts.is_first():
@@ -369,16 +383,16 @@ def evaluate(script, argv):
         check(lambda env_id=env_id: module.agent_config(config, env_id), "--env-ids: ")
     if options.compile_cache:
         use_compile_cache()
-    if options.run_dir and Path(options.run_dir).exists():
+    if options.run_dir and any(path.name != ".lock" for path in Path(options.run_dir).glob("*")):
         raise UsageError(f"--run-dir {options.run_dir} exists already: choose a new folder")
     path = Path(options.loss)
     run_dir = Path(options.run_dir or (path if path.is_dir() else path.parent / f"{path.stem}-evaluation"))
     try:
         with mendable(run_dir, "try a smaller --max-members-at-once", "choose another --run-dir, or free some space"):
             run_dir.mkdir(parents=True, exist_ok=True)
-            set_aside(run_dir)
             options = dataclasses.replace(options, env_ids=env_ids)
-            write_comparison(module, config, loss, options, make_mesh(options.num_seeds), run_dir)
+            with locked(run_dir):
+                write_comparison(module, config, loss, options, make_mesh(options.num_seeds), run_dir)
     except Interrupted:
         print("stopped; nothing was written")
         return 130
@@ -387,7 +401,7 @@ def evaluate(script, argv):
 
 
 def set_aside(run_dir):
-    """Moves an earlier comparison into a folder of its own, evaluation-1 and so on."""
+    """Copies an earlier comparison into a folder of its own, evaluation-1 and so on."""
     if (run_dir / "evaluation.csv").exists():
         number = 1 + sum(1 for _ in run_dir.glob("evaluation-*"))
         (run_dir / f"evaluation-{number}").mkdir()
@@ -402,6 +416,7 @@ def write_comparison(module, config, loss, options, mesh, run_dir):
     if not hosts.is_first():
         return
     summary = compare.summarize(module, config, evaluation, tuning)
+    set_aside(run_dir)
     try:
         evolution = json.loads((run_dir / "summary.json").read_text()).get("evolution")
     except (OSError, ValueError, AttributeError):

@@ -44,7 +44,7 @@ def losses(run_dir, module, config, params):
 
 
 def value_loss(path, agent, learned, handwritten):
-    """The value loss and its derivative over (value - target), before the first step and after one of clip_eps."""
+    """The value loss and its derivative over (value - target), before the first step and after one of 1."""
     error = jnp.linspace(-50.0, 50.0, GRID)
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained")
     for name, objective in (("learned", learned), ("hand-written", handwritten)):

@@ -121,6 +121,8 @@ def parse_assignment(assignment, types, rng):
     name = name.lstrip("-").replace("-", "_")
     if not equals:
         raise UsageError(f'--sweep {assignment!r} names no values: write for example --sweep "lr=1e-4,3e-4"')
+    if name == "env_id":
+        raise UsageError("--sweep env_id: returns in different environments can't be compared: start a run for each")
     if name not in types:
         near = difflib.get_close_matches(name, types, n=1, cutoff=0) or list(types)
         raise UsageError(f"--sweep: there is no field {name!r}; did you mean {near[0]}?")

@@ -13,6 +13,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import filelock
 import jax
 import numpy as np
 import pandas as pd
@@ -66,20 +67,36 @@ def open_record(plan, mesh, what):
         raise
 
 
+@contextlib.contextmanager
+def locked(run_dir):
+    """Keeps the run directory for this process, the first one of a run. Raises UsageError if another one has it."""
+    with contextlib.ExitStack() as held:
+        if is_first():
+            try:
+                held.enter_context(filelock.FileLock(run_dir / ".lock", timeout=0))
+            except filelock.Timeout:
+                raise UsageError(f"another process is writing to {run_dir}: wait for its end, or stop it") from None
+        yield
+
+
 def script_changed(plan, run_dir):
     copy = run_dir / plan.script.path.name
     return not copy.exists() or copy.read_bytes() != plan.script.path.read_bytes()
 
 
 def create_run_dir(plan):
-    """Makes the run directory and writes what is known before training. Raises UsageError if it can't."""
+    """Makes the run directory and writes what is known before training. Raises UsageError if it can't.
+
+    It gets its name when all is there, so that every run directory can be resumed.
+    """
     config = dataclasses.asdict(plan.config)
     now = time.strftime("%Y%m%d-%H%M%S")
     unique = hashlib.sha256(f"{config}{plan.options}{os.getpid()}{time.time_ns()}".encode()).hexdigest()[:6]
     run_dir = plan.run_dir or Path("runs") / plan.script.name / plan.config.env_id / f"{now}-{unique}"
+    unfinished = run_dir.with_name(f"{run_dir.name}-{unique}.tmp")
     try:
-        run_dir.mkdir(parents=True)
-        shutil.copyfile(plan.script.path, run_dir / plan.script.path.name)
+        unfinished.mkdir(parents=True)
+        shutil.copyfile(plan.script.path, unfinished / plan.script.path.name)
         record = {
             "script": plan.script.name,
             "command": shlex.join(["python", *sys.argv]),
@@ -90,8 +107,10 @@ def create_run_dir(plan):
             "versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in installed()},
             "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
         }
-        write_json(run_dir / "config.json", record)
+        write_json(unfinished / "config.json", record)
+        os.rename(unfinished, run_dir)
     except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise UsageError(
             f"can't write the run directory {run_dir} ({error.strerror}): choose another with --run-dir"
         ) from error

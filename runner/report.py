@@ -31,17 +31,18 @@ def write(plan, run_dir, results, load_final_state):
         "evaluate_seconds": sum(result.evaluate_seconds for result in results),
         "env_steps": sum(result.env_steps for result in results),
     }
-    timing["env_steps_per_second"] = timing["env_steps"] / timing["train_seconds"] if timing["env_steps"] else None
+    timing["env_steps_per_second"] = timing["env_steps"] / timing["train_seconds"]
     summary = {"best_point": best, "rerun_best": rerun_command(plan, best), "points": points, "members": members}
     write_json(run_dir / "summary.json", summary | {"timing": timing})
     plots.learning_curve(run_dir / "learning_curve.png", plan, metrics, points, members)
     plots.sweep(run_dir / "sweep.png", plan, points)
 
     print_table(plan, points, best)
-    print(f"compiled in {timing['compile_seconds']:.1f} s, trained in {timing['train_seconds']:.1f} s", end="")
-    if timing["env_steps"]:
-        print(f" ({timing['env_steps_per_second']:,.0f} env steps/s over all members)", end="")
-    print(f", evaluated in {timing['evaluate_seconds']:.1f} s")
+    print(
+        f"compiled in {timing['compile_seconds']:.1f} s, trained in {timing['train_seconds']:.1f} s"
+        f" ({timing['env_steps_per_second']:,.0f} env steps/s over all members),"
+        f" evaluated in {timing['evaluate_seconds']:.1f} s"
+    )
     bad = [f"{m['member']} ({plan.members[m['member']].name})" for m in members if m["first_bad_update"]]
     if bad:
         more = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
@@ -49,7 +50,7 @@ def write(plan, run_dir, results, load_final_state):
     if len(points) > 1:
         print(f"best point, on seeds that the sweep has not seen: {summary['rerun_best']}")
     if plan.options.gif:
-        chosen = max(members, key=lambda m: (not m["first_bad_update"], m["point"] == best, m["greedy_return"]))
+        chosen = best_member(members, best)
         member = plan.members[chosen["member"]]
         done = render(run_dir / "policy.gif", plan, member, load_final_state(member))
         print(f"best member {member.index} ({member.name}): {done}")
@@ -99,6 +100,12 @@ def best_point(points):
 
 def rank(point):
     return point["final_return"]["iqm"] if point["final_return"]["n"] else -np.inf
+
+
+def best_member(members, best):
+    """The finite one of the best point with the highest return of the greedy policy, where that is known."""
+    finite = [m | {"greedy_return": np.nan_to_num(m["greedy_return"], nan=-np.inf)} for m in members]
+    return max(finite, key=lambda m: (not m["first_bad_update"], m["point"] == best, m["greedy_return"]))
 
 
 def rerun_command(plan, point):

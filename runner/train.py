@@ -21,6 +21,7 @@ from runner.devices import (
     MEMBER,
     RUNS_ONCE,
     compile_program,
+    host_device,
     make_mesh,
     map_all,
     over_members,
@@ -35,7 +36,7 @@ from runner.evaluate import make_evaluate
 from runner.members import make_batches
 from runner.memory import USABLE, bytes_per_device, fitting, free_bytes
 from runner.progress import Progress
-from runner.record import open_metrics, open_record, record_options
+from runner.record import locked, open_metrics, open_record, record_options
 from runner.tuned import tuned_note
 
 CHECKPOINT_SECONDS = 10.0  # at least, from one checkpoint to the next, where --checkpoint-every does not say
@@ -51,7 +52,7 @@ class Program(NamedTuple):
 
     init: Callable  # (seeds, floats) -> state
     chunk: Callable  # (state, floats, number of updates) -> (state, {metric: (members, MAX_CHUNK)})
-    evaluate: Callable  # not compiled yet; (state, floats, seeds) -> returns (members, 2 (greedy, sampled), episodes)
+    evaluate: Callable  # () -> (state, floats, seeds) -> returns (members, 2 (greedy, sampled), episodes)
     like: Any  # shapes and dtypes of a state
     compile_seconds: float
     bytes_per_device: int  # what chunk takes while it runs
@@ -63,7 +64,7 @@ class Result(NamedTuple):
     returns: np.ndarray  # (members, 2 (greedy, sampled), episodes)
     first_bad: np.ndarray  # (members,), the update after which a parameter was NaN or infinite; 0: none
     compile_seconds: float
-    train_seconds: float
+    train_seconds: float  # with those before the last checkpoint, where the run was resumed
     evaluate_seconds: float
     env_steps: int  # done in train_seconds, over all members
 
@@ -81,9 +82,9 @@ def run(plan):
     progress = Progress(steps, tracker)
     less = "try a smaller --max-members-at-once, or where that is 1 already, smaller networks, batches or buffers"
     if plan.options.resume:
-        less = "resume on as many devices as before, or more"
+        less = "resume on as many devices as before, or more, or with a smaller --eval-episodes"
     try:
-        with mendable(run_dir, less, go_on_after(run_dir)):
+        with locked(run_dir), mendable(run_dir, less, go_on_after(run_dir)):
             if not hosts.any_of((run_dir / "checkpoints").exists()):  # else its batches are cut already
                 plan = fit_memory(plan, mesh, run_dir, progress.say)
             metrics_file = open_metrics(run_dir / "metrics.csv")
@@ -164,7 +165,12 @@ def build(script, config, float_names, num_members, mesh, episodes):
         compiled_init = traced_init.lower().compile(compiler_options=once)
         compiled_chunk = compiling_chunk.result()
     seconds = time.monotonic() - start
-    evaluate = over_members(jax.vmap(evaluate_one), mesh)
+
+    @functools.cache
+    def evaluate():
+        """Compiled when it is first called for: most of a run's time comes before."""
+        return compile_program(over_members(jax.vmap(evaluate_one), mesh), like, floats, seeds)
+
     return Program(compiled_init, compiled_chunk, evaluate, like, seconds, bytes_per_device(compiled_chunk))
 
 
@@ -232,7 +238,8 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     for name in loaded.damaged:
         progress.say(f"checkpoint {name} is damaged: skipped for the one before")
     done, first_bad = loaded.update, np.array(loaded.notes.get("first_bad", [0] * len(members)))
-    start = saved_at = time.monotonic()
+    saved_at = time.monotonic()
+    start = saved_at - loaded.notes.get("train_seconds", 0.0)
     if loaded.arrays is None:
         state = program.init(seeds, floats)
     else:
@@ -246,7 +253,7 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     def save():
         metrics_file.sync()
         notes = {"metrics_bytes": metrics_file.position, "first_bad": first_bad.tolist()}
-        checkpoints.save(done, to_words(state), notes)
+        checkpoints.save(done, to_words(state), notes | {"train_seconds": time.monotonic() - start})
 
     every, apart = plan.options.checkpoint_every, 0.0
     if not every:
@@ -279,12 +286,11 @@ def train_batch(plan, batch, mesh, run_dir, metrics_file, progress):
     checkpoints.close()
     train_seconds = time.monotonic() - start
     start = time.monotonic()
-    evaluate = compile_program(program.evaluate, state, floats, seeds)  # not before: most of a run's time comes first
-    returns = hosts.on_host(evaluate(state, floats, seeds))[: len(members)]
+    returns = hosts.on_host(program.evaluate()(state, floats, seeds))[: len(members)]
     if hosts.any_of(progress.interrupted):
         raise Interrupted
-    env_steps = (done - loaded.update) * steps_per_update
-    return Result(returns, first_bad, compile_seconds, train_seconds, time.monotonic() - start, env_steps)
+    evaluate_seconds = time.monotonic() - start
+    return Result(returns, first_bad, compile_seconds, train_seconds, evaluate_seconds, done * steps_per_update)
 
 
 def load_final_state(plan, run_dir, mesh, member):
@@ -292,7 +298,7 @@ def load_final_state(plan, run_dir, mesh, member):
     batch = next(batch for batch in plan.batches if member in batch.members)
     like = program_of(plan, batch, mesh).like
     checkpoints = Checkpoints(run_dir / "checkpoints" / batch.name, len(batch.members), alone=True)
-    on_cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])  # the other members stay there
+    on_cpu = jax.sharding.SingleDeviceSharding(host_device())  # the other members stay there
     arrays = checkpoints.load(word_shapes(like, on_cpu)).arrays
     checkpoints.close()
     own = jax.tree.map(lambda x: jnp.asarray(np.asarray(x[batch.members.index(member)])), arrays)

@@ -20,7 +20,7 @@ import pytest
 import dqn
 import ppo
 import ppo_rnn
-from runner import main
+from runner import main, record
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--total-timesteps", "8192", "--hidden-size", "8", "--eval-episodes", "128"]
@@ -71,6 +71,7 @@ EVERYWHERE = [
     ("--coordinator localhost:1234", ["need --distributed beside them"]),
     ("--distributed --coordinator localhost", ["--coordinator HOST:PORT --num-processes N --process-id I"]),
     ("--distributed --coordinator a:1 --num-processes 2 --process-id 2", ["I from 0 to N - 1"]),
+    ("--distributed --coordinator a:99999 --num-processes 2 --process-id 0", ["--coordinator HOST:PORT"]),
     ("--total-timesteps 5.5", ["'5.5' is not a whole number", "5e5"]),
     ("--lrr 1e-3", ["there is no flag --lrr", "did you mean --lr?"]),
     ("--lr", ["--lr", "missing value"]),
@@ -84,6 +85,7 @@ EVERYWHERE = [
     ("--sweep lr=", ["lr= has no values"]),
     ("--sweep lr", ["names no values"]),
     ("--sweep lr=fast", ["'fast' is not a number"]),
+    ("--sweep env_id=CartPole-v1,Acrobot-v1", ["--sweep env_id: returns in different environments can't be compared"]),
     ("--sweep num_envs=2.5", ["'2.5' is not a whole number"]),
     ("--sweep lr=1,1", ["a value twice"]),
     ("--sweep lr=1 lr=2", ["names lr twice"]),
@@ -323,6 +325,22 @@ def test_resuming_refuses_other_settings_and_other_scripts(sweep_run, tmp_path, 
     assert sha256(run / "metrics.csv") == before
 
 
+def test_a_run_directory_belongs_to_one_process_at_a_time(sweep_run, capsys):
+    run, _ = sweep_run
+    before = sha256(run / "metrics.csv"), sha256(run / "summary.json")
+    holder = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, run / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        assert main_in_process("--resume", str(run), "--no-compile-cache") == 2
+        other.kill()
+    assert f"another process is writing to {run}: wait for its end" in capsys.readouterr().err
+    assert before == (sha256(run / "metrics.csv"), sha256(run / "summary.json"))
+    with record.locked(run):  # free again, though its holder was killed
+        pass
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -424,6 +442,8 @@ def test_killed_and_stopped_and_resumed_gives_the_same_bits(uninterrupted, users
     assert f"checkpoint {newest} is damaged" in found.stdout
     assert not re.search(r"^[EW]\d{4} ", found.stderr, re.MULTILINE)  # jaxlib's C++ code, of programs in the cache
     assert_same_results(run, uninterrupted)
+    timing = json.loads((run / "summary.json").read_text())["timing"]  # of all four processes
+    assert timing["env_steps"] == 8 * 256 * UPDATES and timing["env_steps_per_second"] < 1e6
 
 
 class Promise(NamedTuple):

@@ -261,15 +261,12 @@ def test_candidates_that_fail_are_counted_and_harm_nothing(monkeypatch):
         assert any(moved) == (len(failing) > 1)  # where all fail, nothing is known: the distribution stays
 
 
-def test_outcomes_are_the_mean_over_known_returns_and_the_last_tenth(monkeypatch):
-    def known(agent, loss_fn):
-        return lambda key: (
-            Trained(jnp.zeros(2)),
-            {"episode_return": jnp.array([jnp.nan] * 10 + [2.0] * 8 + [4.0, 8.0])},
-        )
-
-    monkeypatch.setattr(ppo, "make_train", known)
-    assert meta.make_agent(TINY, "CartPole-v1", "DPO")({}, {}, None).tolist() == pytest.approx([2.8, 6.0])
+@pytest.mark.parametrize(("unknown", "expected"), [(10, [2.8, 6.0]), (19, [8.0, 8.0]), (20, [np.nan, np.nan])], ids=str)
+def test_outcomes_are_the_mean_over_known_returns_and_the_last_tenth(unknown, expected, monkeypatch):
+    returns = jnp.array([jnp.nan] * unknown + ([2.0] * 18 + [4.0, 8.0])[unknown:])
+    trained = Trained(jnp.zeros(2)), {"episode_return": returns}
+    monkeypatch.setattr(ppo, "make_train", lambda agent, loss_fn: lambda key: trained)
+    np.testing.assert_allclose(meta.make_agent(TINY, "CartPole-v1", "DPO")({}, {}, None), expected, rtol=1e-6)
 
 
 OTHER = dict(
@@ -454,6 +451,7 @@ def test_a_loss_is_better_only_where_intervals_lie_apart():
         (scores(3.0, 4.0, nan_agents=1), scores(1.0, 2.0, nan_agents=1), "better"),
         (nothing, scores(1.0, 2.0), "worse"),
         (scores(1.0, 2.0), nothing, "better"),
+        (nothing, nothing, "not better"),
     ):
         assert compare.verdict(own, other, "final_return") == expected
 
@@ -521,6 +519,10 @@ def test_resuming_refuses_other_settings(whole, capsys):
     assert "goes on with population = 4, not 8" in capsys.readouterr().err
     assert main_in_process("--resume", str(whole), "--preset", "lpo") == 2
     assert "goes on with preset = cpu, not lpo" in capsys.readouterr().err
+    assert main_in_process("--resume", str(whole), "--eval-seeds", "8") == 2
+    assert f"compared already; for another comparison type python meta_evolve_loss.py evaluate --loss {whole}" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_comparison_is_of_five_losses_on_the_same_fresh_seeds(whole):
@@ -573,8 +575,13 @@ def test_evaluate_writes_beside_a_loss_and_keeps_what_was_there(tmp_path, monkey
         raise Interrupted
 
     monkeypatch.setattr(compare, "compare", stop)
-    assert main_in_process(*command, "4") == 130 and "stopped" in capsys.readouterr().out
-    assert len(pd.read_csv(tmp_path / "evaluation.csv")) == 5 * 6
+    assert main_in_process(*command, "4") == 130 and "nothing was written" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "evaluation.csv")) == 5 * 6 and not (tmp_path / "evaluation-2").exists()
+    elsewhere = (*command, "4", "--run-dir", str(tmp_path / "elsewhere"))
+    assert main_in_process(*elsewhere) == 130
+    monkeypatch.setattr(compare, "compare", stub_compare)
+    assert main_in_process(*elsewhere) == 0  # what was stopped can be typed again
+    assert main_in_process(*elsewhere) == 2 and "exists already" in capsys.readouterr().err
 
 
 def test_ctrl_c_stops_a_comparison():

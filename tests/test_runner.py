@@ -1,5 +1,6 @@
 """The host side: sweeps, members, statistics, checkpoints, metrics file, pictures."""
 
+import errno
 import json
 import signal
 import types
@@ -13,7 +14,7 @@ import pytest
 
 import dqn
 import ppo
-from runner import checkpoint, cli, devices, members, memory, plots, progress, record, report, stats, train
+from runner import checkpoint, cli, devices, evaluate, members, memory, plots, progress, record, report, stats, train
 from runner.errors import UsageError, require
 
 BASE = ppo.Config(total_timesteps=2048, hidden_size=8)
@@ -266,6 +267,38 @@ def test_json_has_null_for_nan(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_a_run_directory_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    script = cli.Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy)
+    plan = cli.make_plan(script, ["--run-dir", str(tmp_path / "runs" / "one")])
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="No space left"):
+        patch.setattr(record, "write_json", full)
+        record.create_run_dir(plan)
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert {path.name for path in record.create_run_dir(plan).iterdir()} == {"ppo.py", "config.json"}
+    with pytest.raises(UsageError, match="can't write the run directory"):  # somebody else was faster
+        record.create_run_dir(plan)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["one"]
+
+
+def test_where_there_is_no_home_and_no_cpu_device(monkeypatch):
+    def none(*args, **options):
+        raise RuntimeError("there is none")
+
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", none)
+    devices.use_compile_cache()
+    assert jax.config.jax_compilation_cache_dir == before
+    first = jax.local_devices()[0]
+    monkeypatch.setattr(jax, "local_devices", lambda backend=None: none() if backend else [first])
+    assert devices.host_device() is first
+
+
 def test_missing_package_names_the_install_command():
     with pytest.raises(UsageError, match="pip install no_such_package"):
         require("no_such_package", "--track")
@@ -322,6 +355,15 @@ def test_a_nan_member_is_counted_and_harms_no_other():
     assert points[0] == clean[0]
     assert points[1]["final_return"]["n"] == 3 and np.isfinite(points[1]["final_return"]["iqm"])
     assert report.best_point(clean) == 1 and report.best_point(points) == 0  # a point that diverges is not the best
+
+
+def test_the_member_shown_is_the_best_of_the_best_point_whose_return_is_known():
+    def row(index, point, greedy, bad=0):
+        return {"member": index, "point": point, "greedy_return": greedy, "first_bad_update": bad}
+
+    rows = [row(0, 1, np.nan), row(1, 1, 9.0, bad=3), row(2, 1, 5.0), row(3, 1, 6.0), row(4, 0, 8.0)]
+    assert report.best_member(rows, 1)["member"] == 3 and report.best_member(rows[:3], 1)["member"] == 2
+    assert report.best_member(rows[:2], 1)["member"] == 0
 
 
 def test_rerun_command_parses_back_to_the_best_point():
@@ -455,7 +497,16 @@ def test_evaluation_has_each_members_own_floats_and_the_environments_own_paramet
     program = train.build(script, config, ("end_e",), 2, mesh, 64)
     seeds, floats = devices.place((np.zeros(2, np.uint32), {"end_e": np.array([0.0, 1.0], np.float32)}), mesh)
     state = program.init(seeds, floats)
-    (greedy, sampled), (_, random) = np.asarray(program.evaluate(state, floats, seeds))
+    (greedy, sampled), (_, random) = np.asarray(program.evaluate()(state, floats, seeds))
     np.testing.assert_array_equal(greedy, sampled)
     assert 15 < random.mean() < 30 and (random != sampled).mean() > 0.5
     assert greedy.max() <= 60 and random.max() <= 60
+
+
+def test_an_evaluation_ends_also_where_episodes_do_not(monkeypatch):
+    monkeypatch.setattr(evaluate, "LONGEST", 30)
+    config = ppo.Config(env_params="max_steps_in_episode=1000000000", total_timesteps=512, hidden_size=8)
+    script = cli.Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy)
+    state, _ = ppo.make_train(config)(jax.random.key(0), num_updates=0)
+    returns = np.asarray(evaluate.make_evaluate(script, config, 64)(state, jax.random.key(1), False))
+    assert 0 < np.isnan(returns).sum() < 64 and np.nanmax(returns) <= 31
