@@ -240,7 +240,7 @@ def run(plan):
     if plan.options.resume:
         less = "resume on as many devices as before, or more, or compare fewer agents: --eval-seeds"
     try:
-        with locked(run_dir), mendable(run_dir, less, go_on_after(run_dir)):
+        with mendable(run_dir, less, go_on_after(run_dir)), locked(run_dir):
             state, timing = evolve(plan, mesh, run_dir, progress)
             progress.close()
             if hosts.is_first():

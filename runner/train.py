@@ -84,7 +84,7 @@ def run(plan):
     if plan.options.resume:
         less = "resume on as many devices as before, or more, or with a smaller --eval-episodes"
     try:
-        with locked(run_dir), mendable(run_dir, less, go_on_after(run_dir)):
+        with mendable(run_dir, less, go_on_after(run_dir)), locked(run_dir):
             if not hosts.any_of((run_dir / "checkpoints").exists()):  # else its batches are cut already
                 plan = fit_memory(plan, mesh, run_dir, progress.say)
             metrics_file = open_metrics(run_dir / "metrics.csv")

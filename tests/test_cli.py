@@ -339,6 +339,11 @@ def test_a_run_directory_belongs_to_one_process_at_a_time(sweep_run, capsys):
     assert before == (sha256(run / "metrics.csv"), sha256(run / "summary.json"))
     with record.locked(run):  # free again, though its holder was killed
         pass
+    (run / ".lock").unlink()
+    (run / ".lock").mkdir()  # as a folder that can't be written to
+    assert main_in_process("--resume", str(run), "--no-compile-cache") == 2
+    assert f"can't write to {run}/.lock" in capsys.readouterr().err
+    (run / ".lock").rmdir()
 
 
 @pytest.mark.parametrize(
