@@ -61,7 +61,7 @@ SETTINGS = {
 }  # fmt: skip
 AGENTS = (1, 16, 64)
 CURVE_SEEDS = 16  # of those that train them in one program
-SINGLE_SEEDS = 8  # of the others: the agents that were timed, and as many more, two at a time
+SINGLE_SEEDS = 8  # of the others: the agents that were timed, and further ones, two at a time
 
 
 def python_of(peer):

@@ -23,8 +23,7 @@ MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.D
 ENVIRONMENTS = list(PLAYS["ppo"])
 
 # What others publish, to stand beside: CleanRL's benchmark, mean and standard deviation over its seeds (classic
-# control at 500,000 steps), and for the MinAtar games the range for agents of this kind at
-# 10,000,000 steps
+# control at 500,000 steps), and for the MinAtar games the range for agents of this kind at 10,000,000 steps
 REFERENCES = {
     ("ppo", "CartPole-v1"): "490.04 ± 6.12",
     ("ppo", "Acrobot-v1"): "−86.36 ± 1.32",

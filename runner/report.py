@@ -104,8 +104,12 @@ def rank(point):
 
 def best_member(members, best):
     """The finite one of the best point with the highest return of the greedy policy, where that is known."""
-    finite = [m | {"greedy_return": np.nan_to_num(m["greedy_return"], nan=-np.inf)} for m in members]
-    return max(finite, key=lambda m: (not m["first_bad_update"], m["point"] == best, m["greedy_return"]))
+
+    def merit(member):
+        known = np.nan_to_num(member["greedy_return"], nan=-np.inf)
+        return not member["first_bad_update"], member["point"] == best, known
+
+    return max(members, key=merit)
 
 
 def rerun_command(plan, point):
