@@ -92,15 +92,18 @@ def check_config(config):
     """Raises ValueError, saying what to use instead, for settings that can't train. Traced floats pass unchecked."""
     for field in fields(config):
         name, value, default = field.name, getattr(config, field.name), field.default
-        kind = {int: (int, np.integer), float: (int, float, np.number, jax.Array)}.get(field.type, field.type)
-        if not isinstance(value, kind) or (field.type is not bool and isinstance(value, bool)):
+        kind = field.type if isinstance(field.type, type) else object  # tuple[int, ...] and the like: unchecked
+        kind = {int: (int, np.integer), float: (int, float, np.number, jax.Array)}.get(kind, kind)
+        of_kind = isinstance(value, kind) and (field.type is bool or not isinstance(value, bool))
+        if not of_kind or getattr(value, "shape", ()):
             raise ValueError(f"{name} must be of type {field.type.__name__}, not {value!r} (default {default})")
         if field.type is int and not 1 <= value < 2**31:
             raise ValueError(f"{name} must be a whole number from 1 to 2**31 - 1, not {value} (default {default})")
         if field.type is float and not isinstance(value, jax.core.Tracer):
-            if name in ("gamma", "tau", "start_e", "end_e", "exploration_fraction") and not 0 <= value <= 1:
+            number = float(value)  # inside a jit, comparing a jax.Array would be a part of the program
+            if name in ("gamma", "tau", "start_e", "end_e", "exploration_fraction") and not 0 <= number <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
-            if not 0 <= value <= LARGEST:
+            if not 0 <= number <= LARGEST:
                 raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
     size = config.steps_per_collection
     if config.buffer_size < size:

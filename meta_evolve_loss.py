@@ -15,6 +15,7 @@ import difflib
 import functools
 import inspect
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,8 +115,10 @@ def check_config(config):
             raise ValueError(
                 f"{name} must be a whole number from 1 to 2**31 - 1, not {value!r} (default {own.default})"
             )
-        if own.type is float and not isinstance(value, jax.core.Tracer) and not 0 < value <= ppo.LARGEST:
-            raise ValueError(f"{name} must be finite and more than 0, not {value!r} (default {own.default})")
+        if own.type is float and not isinstance(value, jax.core.Tracer):
+            number = float(value) if isinstance(value, (int, float, np.number, jax.Array)) else math.nan
+            if not 0 < number <= ppo.LARGEST:
+                raise ValueError(f"{name} must be finite and more than 0, not {value!r} (default {own.default})")
     if config.population < 2:
         raise ValueError("population must be at least 2: a strategy compares candidates with one another")
     try:
@@ -221,7 +224,7 @@ def init_params(spec, key):
     if spec.learn != "policy":
         params["value"] = LossNetwork(spec, use_bias=True).init(key, jnp.zeros(3))
     if spec.learn != "value":
-        params["policy"] = LossNetwork(spec, use_bias=False).init(key, jnp.zeros(8))
+        params["policy"] = LossNetwork(spec, use_bias=False).init(jax.random.fold_in(key, 1), jnp.zeros(8))
     return params
 
 
@@ -261,8 +264,9 @@ def save_loss(path, config, learned, first):
     """Writes a learned loss to an .npz file: plain arrays, and the settings as JSON."""
     arrays = {"/".join(k): np.asarray(v) for k, v in flatten_dict({"learned": learned, "first": first}).items()}
     settings = {"config": asdict(config), "spec": loss_spec(config)._asdict()}
+    settings = json.dumps(settings, default=lambda number: number.item())  # NumPy's and JAX's numbers
     with open(path, "wb") as file:  # np.savez would change the name of a path without .npz
-        np.savez(file, settings=json.dumps(settings), **arrays)
+        np.savez(file, settings=settings, **arrays)
 
 
 def read_loss(path):
@@ -338,18 +342,22 @@ def make_agent(config, env_id, loss):
 def make_strategy(config, solution):
     """Returns an evosax strategy over trees like solution, and its params, with settings that move at this scale.
 
-    evosax's defaults (a spread of 1.0, steps of 1e-3) do not learn here. Strategies that weigh candidates by rank have
-    steps of their own; the others get Adam, and the fitness as shape_fitness leaves it. evosax lets the spread follow
-    its schedule one generation late.
+    evosax's defaults (a spread of 1.0, steps of 1e-3) do not learn here. Strategies that weigh candidates by rank, and
+    LES and EvoTF_ES, have steps of their own; the others get Adam, and the fitness as shape_fitness leaves it. evosax
+    lets the spread follow its schedule one generation late.
     """
+
+    def decaying(first, decay):  # optax.exponential_decay asks whether decay is 0, which a traced one can't tell
+        return lambda generation: first * decay ** jnp.float32(generation)
+
     algorithm = distribution_based_algorithms[config.strategy]
     accepted = inspect.signature(algorithm.__init__).parameters
     options = {}
     if accepted["fitness_shaping_fn"].default is not weights_fitness_shaping_fn:
         options = {
             "fitness_shaping_fn": identity_fitness_shaping_fn,
-            "optimizer": optax.adam(optax.exponential_decay(config.es_lr, 1, config.es_lr_decay)),
-            "std_schedule": optax.exponential_decay(config.std_init, 1, config.std_decay),
+            "optimizer": optax.adam(decaying(config.es_lr, config.es_lr_decay)),
+            "std_schedule": decaying(config.std_init, config.std_decay),
         }
     elif config.fitness_shaping != "rank":
         raise ValueError(f"fitness_shaping must be rank for {config.strategy}, which weighs candidates by rank itself")

@@ -76,16 +76,21 @@ def check_config(config):
     """Raises ValueError, saying what to use instead, for settings that can't train. Traced floats pass unchecked."""
     for field in fields(config):
         name, value, default = field.name, getattr(config, field.name), field.default
-        kind = {int: (int, np.integer), float: (int, float, np.number, jax.Array)}.get(field.type, field.type)
-        if not isinstance(value, kind) or (field.type is not bool and isinstance(value, bool)):
+        kind = field.type if isinstance(field.type, type) else object  # tuple[int, ...] and the like: unchecked
+        kind = {int: (int, np.integer), float: (int, float, np.number, jax.Array)}.get(kind, kind)
+        of_kind = isinstance(value, kind) and (field.type is bool or not isinstance(value, bool))
+        if not of_kind or getattr(value, "shape", ()):
             raise ValueError(f"{name} must be of type {field.type.__name__}, not {value!r} (default {default})")
         if field.type is int and not 1 <= value < 2**31:
             raise ValueError(f"{name} must be a whole number from 1 to 2**31 - 1, not {value} (default {default})")
         if field.type is float and not isinstance(value, jax.core.Tracer):
-            if name in ("gamma", "gae_lambda") and not 0 <= value <= 1:
+            number = float(value)  # inside a jit, comparing a jax.Array would be a part of the program
+            if name in ("gamma", "gae_lambda") and not 0 <= number <= 1:
                 raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
-            if not 0 <= value <= LARGEST:
+            if not 0 <= number <= LARGEST:
                 raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
+            if name == "max_grad_norm" and not number:
+                raise ValueError("max_grad_norm = 0 would undo every update: use a large one, 1e9, for no clipping")
     if config.activation not in ACTIVATIONS:
         raise ValueError(f"activation must be {' or '.join(ACTIVATIONS)}, not {config.activation!r}")
     size, count = config.steps_per_update, config.num_minibatches
@@ -320,7 +325,7 @@ def random_order(key, count):
     On a CPU seven times as fast as jax.random.permutation, which sorts pairs; equal random bits keep their order, which
     for 2**16 samples happens to two in three and moves none of them to another minibatch but at its borders.
     """
-    lowest_bits = jnp.uint32(2 ** (count - 1).bit_length() - 1)
+    lowest_bits = jnp.uint32(2 ** int(count - 1).bit_length() - 1)
     random_bits = jax.random.bits(key, (count,)) & ~lowest_bits
     return jnp.sort(random_bits | jnp.arange(count, dtype=jnp.uint32)) & lowest_bits
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from throughput import ROOT, compiled, machine, read_rows, run, warmed_up, write_rows
+from throughput import ROOT, compiled, machine, replace_rows, run, warmed_up
 
 TURNS = 9
 SECONDS = 1.5  # per chunk
@@ -112,7 +112,7 @@ def main():
     if args.one:
         print(json.dumps(measure(args.scripts[0], args.seeds[0], args.commit)))
         return
-    commit, rows = commit_name(args.commit), read_rows(args.output)
+    commit = commit_name(args.commit)
     for name in args.scripts:
         for seeds in args.seeds:
             words = [sys.executable, __file__, commit, "--one", "--scripts", name, "--seeds", str(seeds)]
@@ -128,8 +128,7 @@ def main():
                 | machine()
                 | {"command": f"python benchmarks/against.py {commit} --scripts {name} --seeds {seeds}"}
             )
-            rows = [x for x in rows if any(str(x[k]) != str(row[k]) for k in KEY)] + [row]
-            write_rows(args.output, rows)
+            replace_rows(args.output, [row], KEY)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from against import commit_name, extract
 from returns import curve
 from suite import train
 from tasks import RUNS
-from throughput import ROOT, machine, read_rows, write_rows
+from throughput import ROOT, machine, replace_rows
 
 from runner.plots import draw_band, finish_curves, plt, save
 
@@ -64,7 +64,7 @@ def main():
     commit = commit_name(args.commit)
     for name in args.scripts:
         rows = list(measure(name, commit))
-        write_rows(OUTPUT, [x for x in read_rows(OUTPUT) if (x["commit"], x["script"]) != (commit, name)] + rows)
+        replace_rows(OUTPUT, rows, ("commit", "script"))
         own = pd.DataFrame(rows)
         points, count = overlapping(own)
         last = {version: line.iloc[-1] for version, line in own.groupby("version")}

@@ -3,7 +3,8 @@
     python benchmarks/breakdown.py              # 1 and 16 members, about three minutes on two cores
 
 Every part does what the update does of it, REPEATS turns with all parts one after the other, REPEATED times per turn;
-the median counts. Parts can sum to more or less than the whole, which XLA fuses across them.
+the median counts. Parts can sum to more or less than the whole, which XLA fuses across them. Rows of
+results/breakdown.csv are replaced by newer ones of the same number of members.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from throughput import machine, write_rows
+from throughput import machine, replace_rows
 
 import ppo
 from runner.devices import make_mesh, map_all, over_members, place
@@ -180,12 +181,12 @@ def main():
     parser.add_argument("--members", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "breakdown.csv")
     args = parser.parse_args()
-    rows = []
     for members in args.members:
-        for row in measure(members):
-            rows.append(row | machine() | {"command": f"python benchmarks/breakdown.py --members {members}"})
+        description = machine() | {"command": f"python benchmarks/breakdown.py --members {members}"}
+        rows = [row | description for row in measure(members)]
+        for row in rows:
             print(f"{members:5} {row['part']:30} {row['milliseconds']:9.3f} ms {row['share']:7.1%}", flush=True)
-    write_rows(args.output, rows)
+        replace_rows(args.output, rows, ("members",))
     print(f"written to {args.output}")
 
 

@@ -1,11 +1,11 @@
 """Frames per second of an evolution's generation, beside plain vmapped ppo.py with as many agents.
 
     python benchmarks/evolution.py                       # about five minutes on two cores
-    python benchmarks/evolution.py --preset purejaxrl    # for a GPU
+    python benchmarks/evolution.py --preset purejaxrl --output results/evolution_gpu.csv    # on a GPU
 
 Both programs train the same number of agents for the same number of env steps, in turns, REPEATS times; the generation
 also draws the candidates, evaluates the loss networks and moves the distribution. The share is the median of the ratios
-of neighbouring turns.
+of neighbouring turns. Rows are replaced by newer ones of the same preset and kind of loss.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import jax
 import numpy as np
-from throughput import machine, write_rows
+from throughput import machine, replace_rows
 
 import meta_evolve_loss as meta
 import ppo
@@ -76,10 +76,11 @@ def main():
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "evolution_throughput.csv")
     args = parser.parse_args()
-    rows = [measure(args.preset, learn, args.repeats) | machine() for learn in args.learn]
-    for row in rows:
+    for learn in args.learn:
+        row = measure(args.preset, learn, args.repeats) | machine()
         print(", ".join(f"{name} {value}" for name, value in row.items()))
-    write_rows(args.output, rows)
+        command = f"python benchmarks/evolution.py --preset {args.preset} --learn {row['learn']}"
+        replace_rows(args.output, [row | {"command": command}], ("preset", "learn"))
     print(f"written to {args.output}")
 
 

@@ -1,7 +1,7 @@
 """How much of the device ppo.py uses: the operations and bytes that an update must do, beside measured ceilings.
 
     python benchmarks/roofline.py                            # 1, 16, 128 and 1024 members, about five minutes
-    python benchmarks/roofline.py --members 1 128 2048 8192  # on a GPU
+    python benchmarks/roofline.py --members 1 128 2048 8192 --output results/roofline_gpu.csv  # on a GPU
 
 Counted are the matrix products of the forward and backward passes (two operations per multiply-add; the elementwise
 rest is small beside them, and its time is what the share shows), and the bytes that must move if nothing but the
@@ -9,7 +9,7 @@ members' own data stays in a cache: parameters, gradients and Adam's moments of 
 written once and read once per epoch. Ceilings are a large matrix product and a large copy on all devices at once, of
 the same run. The share of the matrix ceiling is called MFU. Published, for comparison: PureJaxRL's 2048 agents in about
 98 s on an A100 is about 12 % of that card's float32 peak; the ceiling here is of JAX's default precision, which on
-such cards may be tf32, several times as fast.
+such cards may be tf32, several times as fast. Rows are replaced by newer ones of the same number of members.
 """
 
 import argparse
@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import jax
 import jax.numpy as jnp
-from throughput import SECONDS, machine, measure, write_rows
+from throughput import SECONDS, machine, measure, replace_rows
 
 import ppo
 from runner.devices import make_mesh, over_members
@@ -93,10 +93,9 @@ def main():
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of training per repeat")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "roofline.csv")
     args = parser.parse_args()
-    config, rows = ppo.Config(), []
+    config = ppo.Config()
     needed, moved = operations(config), moved_bytes(config)
     print(f"one update of one member: {needed / 1e6:.1f} Mflop, {moved / 1e6:.2f} MB")
-    command = "python benchmarks/roofline.py --members " + " ".join(map(str, args.members))
     for members in args.members:
         found = measure("ppo", config.env_id, members, args.seconds)
         mesh = make_mesh(members)
@@ -109,14 +108,14 @@ def main():
             "matmul_per_second": float(f"{peak:.4g}"), "copy_bytes_per_second": float(f"{copy:.4g}"),
             "mfu": round(updates * needed / peak, 4), "share_of_copy": round(updates * moved / copy, 4),
         }  # fmt: skip
-        rows.append(row | machine() | {"command": command})
         print(
             f"{members:6} members on {mesh.size} device(s): {row['steps_per_second']:,} env steps/s,"
             f" {updates * needed / 1e9:.1f} of {peak / 1e9:.1f} Gflop/s (MFU {row['mfu']:.1%}),"
             f" {updates * moved / 1e9:.1f} of {copy / 1e9:.1f} GB/s ({row['share_of_copy']:.1%})",
             flush=True,
         )
-        write_rows(args.output, rows)  # each time: the next one may not fit into memory, or into the time
+        row |= machine() | {"command": f"python benchmarks/roofline.py --members {members}"}
+        replace_rows(args.output, [row], ("members",))  # each time: the next may not fit into memory, or into the time
     print(f"written to {args.output}")
 
 

@@ -159,6 +159,7 @@ def throughput():
     rows = [
         [f"`{row['script']}.py`", row["seeds"], speed(row), f"{row['compile_seconds']:.1f} s", megabytes(row)]
         for row in pd.read_csv(RESULTS / "throughput.csv").to_dict("records")
+        if row["env_id"] == "CartPole-v1"  # the tables' headings say so
     ]
     return markdown(["script", "seeds", "env steps/s, median of 7 [quartiles]", "compile", "peak memory"], rows)
 

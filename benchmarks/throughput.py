@@ -4,7 +4,8 @@
     python benchmarks/throughput.py --scripts ppo --seeds 1 16
 
 Each (script, seeds) runs in a process of its own, so that peak memory is its own: it compiles the runner's program
-once, warms it up, and times REPEATS chunks of updates. The table gives medians and the quartiles around them.
+once, warms it up, and times REPEATS chunks of updates. The table gives medians and the quartiles around them. Rows of
+results/throughput.csv are replaced by newer ones of the same script, environment and seeds.
 """
 
 import argparse
@@ -38,6 +39,7 @@ COLUMNS = (
     "high",
     "peak_memory_mb",
 )
+KEY = ("script", "env_id", "seeds")
 
 
 def compiled(script, path, config, seeds):
@@ -125,10 +127,16 @@ def write_rows(path, rows):
         writer.writerows(rows)
 
 
-def replace_rows(path, new):
-    """Writes new rows in place of those of the same commands."""
-    commands = {row["command"] for row in new}
-    write_rows(path, [row for row in read_rows(path) if row["command"] not in commands] + new)
+def replace_rows(path, new, key=("command",)):
+    """Writes new rows in place of those that say the same in the columns of key, or at the end."""
+
+    def values(row):
+        return tuple(str(row[name]) for name in key)
+
+    old, replaced = read_rows(path), {values(row) for row in new}
+    kept = [row for row in old if values(row) not in replaced]
+    at = next((i for i, row in enumerate(old) if values(row) in replaced), len(kept))
+    write_rows(path, kept[:at] + new + kept[at:])
 
 
 def main():
@@ -142,31 +150,24 @@ def main():
     if args.one:
         print(json.dumps(measure(args.scripts[0], args.env_id, args.seeds[0])))
         return
-    rows, description = [], machine() | {"command": "python benchmarks/throughput.py"}
+    description = machine()
     print(f"{description['machine']}, jax {description['jax']}: median of {REPEATS} [quartiles]")
     print(f"{'script':10} {'seeds':>6} {'compile s':>10} {'env steps/s':>28} {'peak MB':>9}")
     for name in args.scripts:
         for seeds in args.seeds:
-            command = [
-                sys.executable,
-                __file__,
-                "--one",
-                "--scripts",
-                name,
-                "--seeds",
-                str(seeds),
-                "--env-id",
-                args.env_id,
-            ]
-            found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            words = ["--scripts", name, "--seeds", str(seeds), "--env-id", args.env_id]
+            found = subprocess.run(
+                [sys.executable, __file__, "--one", *words], check=True, stdout=subprocess.PIPE, text=True
+            )
             row = json.loads(found.stdout.splitlines()[-1])
-            rows.append(row | description)
             speed = f"{row['steps_per_second']:,.0f} [{row['low']:,.0f}, {row['high']:,.0f}]"
             print(
                 f"{name:10} {seeds:6} {row['compile_seconds']:10.1f} {speed:>28} {row['peak_memory_mb']:9.0f}",
                 flush=True,
             )
-    write_rows(args.output, [{k: round(v, 1) if isinstance(v, float) else v for k, v in r.items()} for r in rows])
+            row = {k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()} | description
+            row["command"] = f"python benchmarks/throughput.py {' '.join(words)}"
+            replace_rows(args.output, [row], KEY)
     print(f"written to {args.output}")
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from suite import train
 from tasks import PLAYS, ROOT, RUNS, SEARCH_SEED, base, budget, draw_points, flags, read_tuned, write_tuned
-from throughput import machine, read_rows, write_rows
+from throughput import machine, read_rows, replace_rows
 
 OUTPUT = ROOT / "results" / "tuning.csv"
 
@@ -64,8 +64,7 @@ def main():
             if env_id in read_tuned().get(script, {}) and recorded(script, env_id):
                 continue
             new, settings = tune(script, env_id)
-            kept = [row for row in read_rows(OUTPUT) if (row["script"], row["env_id"]) != (script, env_id)]
-            write_rows(OUTPUT, kept + list(new))
+            replace_rows(OUTPUT, list(new), ("script", "env_id"))
             lines = {name: dict(read_tuned().get(name, {})) for name in PLAYS}
             lines[script][env_id] = settings
             write_tuned(lines)

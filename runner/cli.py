@@ -35,7 +35,7 @@ class Options:
     gif: bool = False  # render the final policy of the best member to policy.gif
     track: Literal["none", "wandb", "tensorboard"] = "none"  # also log every member there
     checkpoint_every: int = 0  # updates between checkpoints; 0: a tenth of the run, 10 s or more apart
-    max_members_at_once: int = 0  # train in batches of at most so many agents; 0: all at once
+    max_members_at_once: int = 0  # train in batches of so many agents at most; 0: as many as fit into memory
     eval_episodes: int = 128  # episodes per member in the final evaluation, greedy and sampled each
     compile_cache: bool = True  # keep compiled programs between runs, in the user's cache folder
     distributed: bool = False  # this is one of many processes; under SLURM and Open MPI 4 nothing else is needed

@@ -5,6 +5,8 @@ import dataclasses
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 import textwrap
 import tomllib
 from pathlib import Path
@@ -20,6 +22,7 @@ import returns
 import suite
 import tables
 import tasks
+import throughput
 
 import dqn
 import ppo
@@ -219,6 +222,33 @@ def test_a_learning_curve_is_over_the_seeds_that_stayed_finite(tmp_path):
     assert [row["iqm"] for row in rows] == [15.5 + 2 * i for i in range(50)]  # of 0.5, 10.5, 20.5 and 30.5
     assert all(row["low"] < row["iqm"] < row["high"] and row["seeds"] == 4 for row in rows)
     assert rows[0]["command"] == "python ppo.py --num-seeds 5"
+
+
+def test_a_measurement_in_pieces_keeps_the_other_rows(monkeypatch, tmp_path, capsys):
+    """One script and number of seeds again: its row is replaced where it stands, those of others stay."""
+    output, speed = tmp_path / "throughput.csv", 1.0
+
+    def run(words, **_):
+        def value(flag):
+            return words[words.index(flag) + 1]
+
+        numbers = dict.fromkeys(throughput.COLUMNS, speed)
+        row = numbers | {"script": value("--scripts"), "env_id": value("--env-id"), "seeds": int(value("--seeds"))}
+        return subprocess.CompletedProcess(words, 0, json.dumps(row))
+
+    def measure(*words):
+        monkeypatch.setattr(sys, "argv", ["throughput.py", "--output", str(output), *words])
+        throughput.main()
+        return [(r["script"], r["seeds"], r["steps_per_second"], r["command"]) for r in throughput.read_rows(output)]
+
+    monkeypatch.setattr(throughput.subprocess, "run", run)
+    first = measure("--scripts", "ppo", "dqn", "--seeds", "1", "16")
+    assert [row[:3] for row in first] == [
+        ("ppo", "1", "1.0"), ("ppo", "16", "1.0"), ("dqn", "1", "1.0"), ("dqn", "16", "1.0")
+    ]  # fmt: skip
+    speed = 2.0
+    command = "python benchmarks/throughput.py --scripts ppo --seeds 16 --env-id CartPole-v1"
+    assert measure("--scripts", "ppo", "--seeds", "16") == [first[0], ("ppo", "16", "2.0", command), *first[2:]]
 
 
 def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path):

@@ -182,6 +182,8 @@ def test_python_gets_the_same_words_as_value_errors():
         ({"num_envs": True}, "num_envs must be of type int"),
         ({"lr": np.float32("nan")}, "lr must be finite"),
         ({"gamma": jnp.float32(-1)}, r"gamma must be in \[0, 1\]"),
+        ({"lr": jnp.array([1e-3, 1e-4])}, r"lr must be of type float, not Array"),
+        ({"max_grad_norm": 0.0}, "use a large one, 1e9, for no clipping"),
     ):
         with pytest.raises(ValueError, match=words):
             ppo.Config(**changes)

@@ -183,6 +183,18 @@ def test_each_float_alone_can_be_vmapped_and_changes_the_result(name, field, tra
     assert any((x != y).any() for x, y in zip(raw(before), raw(after), strict=True))
 
 
+def test_numbers_of_numpy_and_jax_train_like_pythons_own(case):
+    """Whole numbers of NumPy's, and a float that is a JAX array where another one is traced within a jit."""
+    whole = {f.name for f in dataclasses.fields(case.config) if f.type is int}
+    numbers = {name: np.int64(getattr(case.config, name)) for name in whole} | {"lr": jnp.float32(1e-3)}
+
+    def shapes(**changes):
+        train = jax.jit(lambda gamma: case.train(**changes, gamma=gamma)(jax.random.key(0), num_updates=2))
+        return [(x.shape, x.dtype) for x in jax.tree.leaves(jax.eval_shape(train, 0.9))]
+
+    assert whole and shapes(**numbers) == shapes()
+
+
 def program(name, **changes):
     return str(jax.make_jaxpr(lambda key: CASES[name].train(**changes)(key, num_updates=1))(jax.random.key(0)))
 

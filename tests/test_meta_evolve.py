@@ -288,6 +288,26 @@ def test_every_field_changes_the_program(monkeypatch):
     assert not same, f"{same} change nothing"
 
 
+@pytest.mark.parametrize("strategy", ["Open_ES", "SNES"])
+def test_its_own_floats_may_be_traced(strategy, monkeypatch):
+    monkeypatch.setattr(ppo, "make_train", stub_train)
+    config = replace(TINY, strategy=strategy)
+    floats = {f.name: getattr(config, f.name) for f in fields(meta.Config) if f.name in OTHER and f.type is float}
+
+    def found(floats):
+        return meta.make_evolve(replace(config, **floats))(jax.random.key(0))[0].es_state.mean
+
+    traced = jax.jit(found)({name: jnp.float32(value) for name, value in floats.items()})
+    np.testing.assert_allclose(traced, jax.jit(lambda: found(floats))(), rtol=1e-5)
+    assert set(floats) == {"std_init", "std_decay", "es_lr", "es_lr_decay"}
+
+
+def test_two_loss_networks_start_from_different_numbers():
+    params = meta.init_params(meta.LossSpec("both", "scratch", 16), jax.random.key(0))
+    last = [np.asarray(params[name]["params"]["Dense_1"]["kernel"]) for name in ("value", "policy")]
+    assert last[0].shape == last[1].shape and (last[0] != last[1]).all()
+
+
 # --- Config -----------------------------------------------------------------------------------------------------------
 BAD = [
     ("--population 7", ["population = 7 does not suit Open_ES", "use 8"]),
@@ -389,6 +409,8 @@ def test_python_gets_the_same_words():
         meta.Config(population=7)
     with pytest.raises(ValueError, match="no learned loss at nowhere"):
         meta.load_loss("nowhere")
+    with pytest.raises(ValueError, match="es_lr must be finite and more than 0, not 'fast'"):
+        meta.Config(es_lr="fast")
 
 
 def test_presets_are_valid_and_what_their_sources_say():
@@ -403,7 +425,8 @@ def test_presets_are_valid_and_what_their_sources_say():
 # --- Files ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("learn", meta.CHOICES["learn"])
 def test_a_loss_is_read_as_it_was_written_and_trains(learn, tmp_path):
-    config = replace(TINY, learn=learn, start="scratch", env_ids=("Pendulum-v1",))
+    numbers = {"population": np.int64(TINY.population), "lr": jnp.float32(1e-3)}  # as a notebook may have them
+    config = replace(TINY, learn=learn, start="scratch", env_ids=("Pendulum-v1",), **numbers)
     learned, first = save(tmp_path / "learned_loss.npz", config)
     found = meta.read_loss(tmp_path)  # by its folder
     assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), (found.learned, found.first), (learned, first)))

@@ -70,10 +70,8 @@ def test_gradients_are_clipped_by_global_norm():
     assert norm == pytest.approx(0.1 * 1e-3, rel=1e-3)
 
 
-def test_the_config_is_not_changed_and_state_holds_the_statistics():
-    config = replace(CONTINUOUS)
-    state, _ = jax.jit(ppo.make_train(config))(jax.random.key(0))
-    assert config == CONTINUOUS
+def test_the_state_holds_the_statistics():
+    state, _ = jax.jit(ppo.make_train(CONTINUOUS))(jax.random.key(0))
     assert state.obs_stats.count == pytest.approx(2048, rel=1e-3)
     assert state.return_stats.count == pytest.approx(2048, rel=1e-3)
     assert (state.obs_stats.mean != 0).all() and state.return_stats.var != 1
