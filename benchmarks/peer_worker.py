@@ -204,7 +204,7 @@ PACKAGES = ("stable-baselines3", "sbx-rl", "rejax", "gymnax", "gymnasium", "jax"
 
 def main():
     task = json.loads(sys.argv[1])
-    if task["peer"] == "ours":
+    if task["words"]:
         compile_seconds, train_seconds, curves, peak = command(task)
     elif task["peer"] == "rejax":
         compile_seconds, train_seconds, curves = rejax(task, task["settings"])

@@ -185,6 +185,15 @@ def test_a_measurement_of_peers_goes_on_where_it_was_stopped(monkeypatch, tmp_pa
     assert found["sbx"]["final"]["mean"] == 0.0 and found["rejax"]["final"]["mean"] == 7.5
 
 
+def test_this_project_has_both_losses_of_dqn_to_stand_beside_its_peers():
+    assert {peer for _, peer, _, _ in peers.plan(["ppo"], 1)} == set(peers.PEERS) - {"ours_squared"}
+    assert {peer for _, peer, _, _ in peers.plan(["dqn"], 1)} == set(peers.PEERS) == set(peers.COLORS)
+    for peer, huber in (("ours", True), ("ours_squared", False)):
+        config = plan(*peers.words(peer, "dqn", agents=16, seed=3)[1:], script=dqn).config
+        assert config.huber_loss == huber and config.last_hidden_size == config.hidden_size == 64
+        assert (config.total_timesteps, config.gamma, config.num_envs) == (500_000, 0.95, 10)
+
+
 def test_a_result_is_trained_and_recorded_once(monkeypatch, tmp_path):
     trained, run_dir = [], tmp_path / "run"
 
