@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from peer_worker import BINS
 from tasks import ROOT, RUNS, flags
-from throughput import machine, read_rows, write_rows
+from throughput import machine, read_rows, replace_rows
 
 sys.path.insert(0, str(ROOT))
 from runner.plots import draw_curve, finish_curves, plt, save
@@ -119,8 +119,7 @@ def plan(algos, turns):
 
 
 def measure_all(algos, turns):
-    rows, curves = read_rows(OUTPUT), read_rows(CURVES)
-    done = {(r["algo"], r["peer"], int(r["agents"]), int(r["turn"])) for r in rows}
+    done = {(r["algo"], r["peer"], int(r["agents"]), int(r["turn"])) for r in read_rows(OUTPUT)}
     for key in plan(algos, turns):
         if key in done:
             continue
@@ -130,21 +129,20 @@ def measure_all(algos, turns):
             # rejax knows returns by evaluation only, and is timed without
             own = measure(peer, algo, agents, seed=turn, curves=True) if peer == "rejax" else found
             names = range(agents) if PEERS[peer].many else [turn]
-            curves = add_curves(curves, algo, peer, names, own["curves"])
+            add_curves(algo, peer, names, own["curves"])
         row = {"algo": algo, "peer": peer, "agents": agents, "turn": turn, "env_id": ENV_ID, "env_steps": STEPS}
         for name in ("compile_seconds", "train_seconds", "peak_memory_mb"):
             row[name] = "" if found[name] is None else round(found[name], 2)
         versions = {k: v for k, v in machine().items() if k != "jax"} | {"versions": found["versions"]}
-        rows.append(row | versions | {"command": f"python benchmarks/peers.py --algos {algo}"})
-        write_rows(OUTPUT, rows)  # last: what is here is not measured again
+        row |= versions | {"command": f"python benchmarks/peers.py --algos {algo}"}
+        replace_rows(OUTPUT, [row], ("algo", "peer", "agents", "turn"))  # last: what is here is not measured again
         seconds = f"{row['compile_seconds'] or 0:.1f} s + {row['train_seconds']:.1f} s"
         print(f"{algo} {peer}, {agents} agents, turn {turn}: {seconds}", flush=True)
 
 
 def measure_more_curves(algos):
     """Trains single agents with further seeds for their returns, two at once: their times would say nothing."""
-    curves = read_rows(CURVES)
-    known = {(r["algo"], r["peer"], int(r["agent"])) for r in curves}
+    known = {(r["algo"], r["peer"], int(r["agent"])) for r in read_rows(CURVES)}
     single = [peer for peer in PEERS if not PEERS[peer].many]
     wanted = [(algo, peer, seed) for algo in algos for seed in range(SINGLE_SEEDS) for peer in single]
     missing = [key for key in wanted if key not in known]
@@ -153,16 +151,13 @@ def measure_more_curves(algos):
         with ThreadPoolExecutor(2) as pool:
             results = list(pool.map(lambda key: measure(key[1], key[0], agents=1, seed=key[2]), pair))
         for (algo, peer, seed), found in zip(pair, results, strict=True):
-            curves = add_curves(curves, algo, peer, [seed], found["curves"])
+            add_curves(algo, peer, [seed], found["curves"])
             print(f"{algo} {peer}, returns of seed {seed}", flush=True)
 
 
-def add_curves(known, algo, peer, names, curves):
-    """The rows known with those of the agents called names, written."""
-    rows = [r for r in known if (r["algo"], r["peer"]) != (algo, peer) or int(r["agent"]) not in names]
-    rows += curve_rows(algo, peer, names, curves)
-    write_rows(CURVES, rows)
-    return rows
+def add_curves(algo, peer, names, curves):
+    """Writes the curves of the agents called names, in place of older ones of theirs."""
+    replace_rows(CURVES, list(curve_rows(algo, peer, names, curves)), ("algo", "peer", "agent"))
 
 
 def curve_rows(algo, peer, names, curves):
