@@ -84,7 +84,7 @@ SPACE = {
 POINTS = 8  # of which the first is the start itself
 SEARCH_SEED = 1000  # the first seed of a search; results are reported on seeds from 0
 REPORTED_SEEDS = {"minatar": 8}  # else 16
-NETWORK_STEPS = {"ppo": 1_000_000, "dqn": 300_000}  # to compare mlp and cnn with: a cnn takes up to ten times as long
+NETWORK_STEPS = {"ppo": 1_000_000, "dqn": 300_000}  # to compare mlp and cnn with: a cnn takes eight times as long
 
 
 class Budget(NamedTuple):
