@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from returns import command
+from returns import command, made_with
 from throughput import machine, replace_rows
 
 OUTPUT = Path(__file__).resolve().parent.parent / "results" / "evolution.csv"
@@ -24,8 +24,8 @@ def rows(run_dir):
         "evolve_seconds": round(evolution["evolve_seconds"], 1),
         "frames_per_second": round(evolution["frames_per_second"]),
         "nan_candidates": evolution["nan_candidates"],
-    } | machine()
-    after |= {"python": record["versions"]["python"], "jax": record["versions"]["jax"], "date": record["started"][:10]}
+    }
+    after |= machine() | made_with(record)
     for env_id, found in summary["environments"].items():
         where = shared | {"env_id": env_id, "held_out": found["held_out"]}
         for loss, scores in found["losses"].items():

@@ -6,10 +6,11 @@
 Every peer is installed from PyPI into an environment of its own (runs/peers/NAME). Measurements follow one another,
 turn by turn, each in a fresh process without a compile cache, and go to results/peers.csv; learning curves to
 results/peers_curves.csv, pictures to results/peers_*.png. Stop it at any time: the same command goes on where it was.
-Keep the machine otherwise idle.
+Keep the machine otherwise idle. Times of two machines don't mix: to measure everything here, delete both files first.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -43,11 +44,33 @@ class Peer(NamedTuple):
 PEERS = {
     "ours": Peer("this project", (), True),
     "ours_squared": Peer("this project, squared error", (), True, ("dqn",)),  # rejax's loss; the others have Huber's
+    "ours_init": Peer("this project, flax's initial weights", (), True, ("ppo",)),
+    "ours_as_sbx": Peer("this project, edited to be as sbx", (), True, ("ppo",)),
+    "ours_as_rejax": Peer("this project, edited to be as rejax", (), True, ("ppo",)),
     "rejax": Peer("rejax", ("rejax==0.1.3", "gymnax<1", "jax==0.9.2"), True),
     "sbx": Peer("sbx", ("sbx-rl==0.28.0", "jax==0.9.2", "flax==0.12.6"), False),
     "sb3": Peer("stable-baselines3", ("stable-baselines3==2.9.2",), False),
 }
-COLORS = {"ours": "tab:blue", "ours_squared": "tab:purple", "rejax": "tab:green", "sbx": "tab:orange", "sb3": "tab:red"}
+COLORS = {
+    "ours": "tab:blue", "ours_squared": "tab:purple", "ours_init": "tab:purple", "ours_as_sbx": "tab:brown",
+    "ours_as_rejax": "tab:olive", "rejax": "tab:green", "sbx": "tab:orange", "sb3": "tab:red",
+}  # fmt: skip
+# What no setting of ppo.py makes equal, as edits of a copy, whose returns are compared: {peer: [(text, its successor)]}
+INIT = ("nn.initializers.orthogonal(gain)", "nn.initializers.lecun_normal()")  # flax's default, in hidden layers
+CLIP = "optax.clip_by_global_norm(config.max_grad_norm)"
+PARTS = {"params": {"actor": "actor", "critic": "critic"}}
+EDITS = {
+    "ours_init": [INIT],
+    "ours_as_sbx": [INIT, (CLIP, f"optax.partition(dict.fromkeys(('actor', 'critic'), {CLIP}), {PARTS})")],
+    "ours_as_rejax": [
+        INIT,
+        ("nn.initializers.orthogonal(output_gain, column_axis=0)", "nn.initializers.lecun_normal(1, 0)"),
+        (CLIP, "optax.clip(config.max_grad_norm)"),
+        ("eps=1e-5", "eps=1e-8"),
+        ("terminated=terminated,", "terminated=terminated | truncated,"),  # the time limit as death
+        ("if config.clip_value:", "if True:"),
+    ],
+}
 # What all can do, but for rejax's clipped value loss. DQN: rejax has layers of 64 only, and a gradient step per step;
 # with CleanRL's gamma, 0.99, and lr, 2.5e-4, Q-values diverge under Huber's loss in all that have it (chosen with seeds
 # from 100 of dqn.py)
@@ -89,6 +112,8 @@ def measure(peer, algo, agents, seed, curves=False):
     task |= {"words": None if PEERS[peer].requirements else words(peer, algo, agents, seed)}
     command = [python_of(peer), str(ROOT / "benchmarks" / "peer_worker.py"), json.dumps(task)]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"JAX_PLATFORMS": "cpu"}
+    if peer in EDITS:
+        environment["PYTHONPATH"] = str(ROOT)
     log = RUNS / "peers" / f"{peer}-{algo}-{agents}-{seed}.log"
     with open(log, "w") as errors:
         found = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
@@ -104,7 +129,18 @@ def words(peer, algo, agents, seed):
         settings |= {"last_hidden_size": settings["hidden_size"], "huber_loss": peer == "ours"}
         del settings["anneal_lr"]
     settings |= {"total_timesteps": STEPS, "num_seeds": agents, "seed": seed}
-    return [f"{algo}.py", *flags(settings)]
+    return [str(edited(peer)) if peer in EDITS else f"{algo}.py", *flags(settings)]
+
+
+def edited(peer):
+    """Writes the peer's edited copy of ppo.py; returns its path."""
+    text, path = (ROOT / "ppo.py").read_text(), RUNS / "peers" / f"{peer}.py"
+    for old, new in EDITS[peer]:
+        if text.count(old) != 1:
+            sys.exit(f"ppo.py has {text.count(old)} times in place of once: {old}")
+        text = text.replace(old, new)
+    path.write_text(text)
+    return path
 
 
 def plan(algos, turns):
@@ -114,8 +150,20 @@ def plan(algos, turns):
             for agents in AGENTS:
                 for peer in PEERS:
                     possible = algo in PEERS[peer].algos and (agents == 1 or PEERS[peer].many)
+                    possible &= peer not in EDITS
                     if possible and not (agents == 64 and turn):  # those take longest
                         yield algo, peer, agents, turn
+
+
+def check_machine():
+    """Exits where there are times of another machine."""
+    here = machine()["machine"]
+    others = {row["machine"] for row in read_rows(OUTPUT)} - {here}
+    if others:
+        sys.exit(
+            f"{OUTPUT} has times of {others.pop()}, and this is {here}: to measure everything here, delete it and"
+            f" {CURVES.name}"
+        )
 
 
 def measure_all(algos, turns):
@@ -134,15 +182,20 @@ def measure_all(algos, turns):
         for name in ("compile_seconds", "train_seconds", "peak_memory_mb"):
             row[name] = "" if found[name] is None else round(found[name], 2)
         versions = {k: v for k, v in machine().items() if k != "jax"} | {"versions": found["versions"]}
-        row |= versions | {"command": f"python benchmarks/peers.py --algos {algo}"}
+        row |= versions | {"command": f"python benchmarks/peers.py --algos {algo} --turns {turns}"}
         replace_rows(OUTPUT, [row], ("algo", "peer", "agents", "turn"))  # last: what is here is not measured again
         seconds = f"{row['compile_seconds'] or 0:.1f} s + {row['train_seconds']:.1f} s"
         print(f"{algo} {peer}, {agents} agents, turn {turn}: {seconds}", flush=True)
 
 
 def measure_more_curves(algos):
-    """Trains single agents with further seeds for their returns, two at once: their times would say nothing."""
+    """For returns alone: the edited copies, and single agents with further seeds, two at once."""
     known = {(r["algo"], r["peer"], int(r["agent"])) for r in read_rows(CURVES)}
+    for peer in EDITS:
+        (algo,) = PEERS[peer].algos
+        if algo in algos and (algo, peer, 0) not in known:
+            add_curves(algo, peer, range(CURVE_SEEDS), measure(peer, algo, CURVE_SEEDS, seed=0)["curves"])
+            print(f"{algo} {peer}, returns", flush=True)
     single = [peer for peer in PEERS if not PEERS[peer].many]
     wanted = [(algo, peer, seed) for algo in algos for seed in range(SINGLE_SEEDS) for peer in single]
     missing = [key for key in wanted if key not in known]
@@ -170,11 +223,14 @@ def curve_rows(algo, peer, names, curves):
 
 # --- Table and pictures -----------------------------------------------------------------------------------------------
 def summarize():
-    """A dict per (algo, peer): seconds for each number of agents, compile included, and the final return."""
+    """A dict per (algo, peer): the final return, and seconds for each number of agents, compile included, if timed."""
     rows, curves = pd.read_csv(OUTPUT), pd.read_csv(CURVES)
     rows["total"] = rows["train_seconds"] + rows["compile_seconds"].fillna(0.0)
     summary = []
-    for (algo, peer), own in rows.groupby(["algo", "peer"], sort=False):
+    for algo, peer in itertools.product(SETTINGS, PEERS):
+        own, table = (t[(t["algo"] == algo) & (t["peer"] == peer)] for t in (rows, curves))
+        if table.empty:
+            continue
         one = own[own["agents"] == 1]
         found = {"algo": algo, "peer": PEERS[peer].name, "compile_seconds": one["compile_seconds"].median()}
         for agents in AGENTS:
@@ -183,33 +239,47 @@ def summarize():
             found[f"seconds_{agents}"] = one["total"].median() * agents if extrapolated else timed.median()
             found[f"extrapolated_{agents}"] = bool(extrapolated)
         found["peak_memory_mb"] = one["peak_memory_mb"].median()
-        table = curves[(curves["algo"] == algo) & (curves["peer"] == peer)]
         last = table[table["env_steps"] > 0.9 * STEPS].groupby("agent")["episode_return"].mean()
         summary.append(found | {"final": describe(last.to_numpy())})
     return summary
 
 
 def pictures():
-    """Return against steps, and against the wall-clock of one agent."""
+    """Return against steps, with the edited copies beside what they are edited to be, and against time."""
     rows, table = pd.read_csv(OUTPUT), pd.read_csv(CURVES)
     for algo, own in table.groupby("algo"):
-        figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
-        for peer, curves in own.groupby("peer"):
-            returns = curves.pivot(index="agent", columns="env_steps", values="episode_return")
-            steps = returns.columns.to_numpy() - STEPS / BINS / 2  # the middle of what a point is the mean of
-            known = returns.notna().all().to_numpy()
+        copies = [peer for peer in EDITS if algo in PEERS[peer].algos]
+        count = 3 if copies else 2
+        figure, axes = plt.subplots(1, count, figsize=(6.5 * count, 4.8), layout="constrained")
+        for peer in (peer for peer in PEERS if peer in set(own["peer"])):
+            steps, returns = curve(own[own["peer"] == peer], peer)
             label = f"{PEERS[peer].name}, {len(returns)} agents"
-            values = returns.to_numpy()[:, known]
-            draw_curve(axes[0], steps[known], values, COLORS[peer], label)
+            if peer not in EDITS:
+                draw_curve(axes[0], steps, returns, COLORS[peer], label)
+            if peer in copies or (copies and peer in ("sbx", "rejax")):
+                draw_curve(axes[1], steps, returns, COLORS[peer], label)
             one = rows[(rows["algo"] == algo) & (rows["peer"] == peer) & (rows["agents"] == 1)]
-            wait, seconds = one["compile_seconds"].fillna(0.0).median(), one["train_seconds"].median()
-            label = f"{PEERS[peer].name}: {wait + seconds:.0f} s"
-            draw_curve(axes[1], wait + seconds * steps[known] / STEPS, values, COLORS[peer], label)
+            if len(one):
+                wait, seconds = one["compile_seconds"].fillna(0.0).median(), one["train_seconds"].median()
+                label = f"{PEERS[peer].name}: {wait + seconds:.0f} s"
+                draw_curve(axes[-1], wait + seconds * steps / STEPS, returns, COLORS[peer], label)
         finish_curves(axes[0], f"{algo.upper()} on {ENV_ID}: equal settings", "episode return: IQM and 95 % interval")
-        finish_curves(axes[1], "the same against time, one agent, compiling included", "episode return")
-        axes[1].set(xlabel="seconds (logarithmic)", xscale="log")
-        axes[1].xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        if copies:
+            finish_curves(axes[1], "copies of ppo.py edited to be as they are", "episode return")
+        finish_curves(axes[-1], "the same against time, one agent, compiling included", "episode return")
+        axes[-1].set(xlabel="seconds (logarithmic)", xscale="log")
+        axes[-1].xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         save(figure, ROOT / "results" / f"peers_{algo}.png")
+
+
+def curve(table, peer):
+    """(steps (n,), returns (agents, n)) where all agents of a peer have an episode to tell of."""
+    returns = table.pivot(index="agent", columns="env_steps", values="episode_return")
+    known = returns.notna().all().to_numpy()
+    steps = returns.columns.to_numpy()[known]
+    if peer != "rejax":  # whose points are evaluations at the end of a stretch: the others' are its mean
+        steps = steps - STEPS / BINS / 2
+    return steps, returns.to_numpy()[:, known]
 
 
 def show(summary):
@@ -227,6 +297,7 @@ def main():
     parser.add_argument("--algos", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--turns", type=int, default=TURNS)
     args = parser.parse_args()
+    check_machine()
     for peer in PEERS:
         python_of(peer)
     measure_all(args.algos, args.turns)

@@ -1,10 +1,10 @@
-"""Adds finished runs to results/returns.csv, and their learning curves to results/curves.csv.
+"""Adds finished runs to results/returns.csv, seed by seed to returns_seeds.csv, and their curves to curves.csv.
 
     python benchmarks/returns.py runs/dqn/CartPole-v1/20261121-064301-ab12cd ...
 
-returns.csv has final returns and evaluation with intervals, and how they were got; curves.csv IQM and interval over
-training. Give it run directories of runs without --sweep, on the machine that trained them. Rows take the place of
-older ones of the same command.
+returns.csv has final returns and evaluation with intervals, and how they were got; returns_seeds.csv the numbers that
+these are made of; curves.csv IQM and interval over training. Give it run directories of runs without --sweep, on the
+machine that trained them. Rows take the place of older ones of the same command.
 """
 
 import argparse
@@ -13,12 +13,12 @@ import shlex
 from pathlib import Path
 
 import pandas as pd
-from throughput import ROOT, machine, read_rows, replace_rows
+from throughput import ROOT, machine, read_rows, replace_rows, version_text
 
 from runner.plots import binned
 from runner.stats import interval, iqm
 
-OUTPUT, CURVES = ROOT / "results" / "returns.csv", ROOT / "results" / "curves.csv"
+OUTPUT, SEEDS, CURVES = (ROOT / "results" / f"{name}.csv" for name in ("returns", "returns_seeds", "curves"))
 POINTS = 50  # of a curve
 IQM = (("iqm", "iqm"), ("iqm_low", "low"), ("iqm_high", "high"))  # name here, name in summary.json
 MEAN = (("mean", "mean"), ("mean_low", "mean_low"), ("mean_high", "mean_high"))
@@ -39,9 +39,27 @@ def row(run_dir):
         | {"train_seconds": round(timing["train_seconds"], 1)}
         | {"steps_per_second": round(timing["env_steps_per_second"])}
         | machine()
-        | {"python": record["versions"]["python"], "jax": record["versions"]["jax"], "date": record["started"][:10]}
+        | made_with(record)
         | {"command": command(record)}
     )
+
+
+def made_with(record):
+    """Versions and date of a run, which may be other ones than those of now."""
+    versions = record["versions"]
+    shown = {"python": versions["python"], "jax": versions["jax"], "versions": version_text(versions)}
+    return shown | {"date": record["started"][:10]}
+
+
+def seed_rows(run_dir):
+    """A row, as a dict, per seed; without figures where it went NaN or its episodes did not end."""
+    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
+    names = {"script": record["script"]} | {k: record["config"][k] for k in ("env_id", "env_params")}
+    for member in summary["members"]:
+        scores = {name: member[name] for name in ("final_return", "greedy_return")}
+        bad = member["first_bad_update"]
+        scores = {name: "" if bad or score is None else round(score, 3) for name, score in scores.items()}
+        yield names | {"seed": member["seed"]} | scores | {"command": command(record)}
 
 
 def command(record):
@@ -76,9 +94,10 @@ def commands():
 
 
 def add(run_dirs):
-    """Writes what run directories say into both files."""
-    lines = [line for run_dir in run_dirs for line in curve(run_dir)]
-    for path, new in ((CURVES, lines), (OUTPUT, [row(run_dir) for run_dir in run_dirs])):
+    """Writes what run directories say into the three files."""
+    curves = [line for run_dir in run_dirs for line in curve(run_dir)]
+    seeds = [line for run_dir in run_dirs for line in seed_rows(run_dir)]
+    for path, new in ((CURVES, curves), (SEEDS, seeds), (OUTPUT, [row(run_dir) for run_dir in run_dirs])):
         replace_rows(path, new)
 
 
@@ -87,7 +106,7 @@ def main():
     parser.add_argument("run_dirs", nargs="+", type=Path)
     args = parser.parse_args()
     add(args.run_dirs)
-    print(f"{len(args.run_dirs)} runs written to {OUTPUT} and {CURVES}")
+    print(f"{len(args.run_dirs)} runs written to {OUTPUT}, {SEEDS.name} and {CURVES.name}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python benchmarks/suite.py --scripts ppo --envs CartPole-v1
     python benchmarks/suite.py --networks                            # MinAtar with mlp and with cnn, fewer steps
 
-Stop it at any time: the same command goes on where it was, for the runs lie in runs/results/SCRIPT/ENV.
+Stop it at any time: the same command goes on where it was, for the runs lie in runs/results/SCRIPT/ENV. So in a fresh
+clone, or with such a folder deleted, it trains again, and the new row takes the place of the old one.
 """
 
 import argparse
@@ -45,13 +46,17 @@ def train(script, words, run_dir, settings, root=ROOT):
         sys.exit(f"{script}.py failed, see {log}")
 
 
-def report(script, env_id, words, run_dir, settings):
-    """Trains and adds the row, or does whichever of the two was not done yet."""
+def report(script, env_id, words, run_dir, changed):
+    """Trains with the tuned settings, but for those changed, and adds the row, or does what was not done of it yet."""
+    settings = read_tuned().get(script, {}).get(env_id)
+    if settings is None:
+        print(f"not tuned yet: python benchmarks/tune.py --scripts {script} --envs {env_id}")
+        return
     words = ["--env-id", env_id, "--tuned", *words, "--num-seeds", str(reported_seeds(env_id))]
     command = shlex.join(["python", f"{script}.py", *words])
     if finished(run_dir) and command in returns.commands():
         return
-    train(script, words, run_dir, settings)
+    train(script, words, run_dir, settings | changed)
     returns.add([run_dir])
     print(f"done: {command}", flush=True)
 
@@ -60,10 +65,10 @@ def compare_networks(scripts, envs):
     """Both networks on the MinAtar games, with the settings that were tuned for mlp and NETWORK_STEPS env steps."""
     for script in (s for s in NETWORK_STEPS if s in scripts):
         for env_id in (e for e in MINATAR if e in (envs or MINATAR)):
-            settings = read_tuned()[script][env_id] | {"total_timesteps": NETWORK_STEPS[script]}
             for network in ("mlp", "cnn"):
                 words = ["--network", network, "--total-timesteps", str(NETWORK_STEPS[script])]
-                report(script, env_id, words, RUNS / "networks" / f"{script}-{network}" / env_id, settings)
+                changed = {"network": network, "total_timesteps": NETWORK_STEPS[script]}
+                report(script, env_id, words, RUNS / "networks" / f"{script}-{network}" / env_id, changed)
 
 
 def main():
@@ -77,11 +82,7 @@ def main():
         return
     for script in args.scripts:
         for env_id in args.envs or PLAYS[script]:
-            settings = read_tuned().get(script, {}).get(env_id)
-            if settings is None:
-                print(f"not tuned yet: python benchmarks/tune.py --scripts {script} --envs {env_id}")
-            else:
-                report(script, env_id, [], RUNS / "results" / script / env_id, settings)
+            report(script, env_id, [], RUNS / "results" / script / env_id, {})
 
 
 if __name__ == "__main__":

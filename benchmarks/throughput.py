@@ -40,6 +40,7 @@ COLUMNS = (
     "peak_memory_mb",
 )
 KEY = ("script", "env_id", "seeds")
+PACKAGES = ("flax", "optax", "distrax", "gymnax")
 
 
 def compiled(script, path, config, seeds):
@@ -107,8 +108,14 @@ def machine():
         "machine": f"{jax.devices()[0].device_kind}; {cores} cores of {models[0] if models else platform.processor()}",
         "python": platform.python_version(),
         "jax": version("jax"),
+        "versions": version_text({name: version(name) for name in PACKAGES}),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def version_text(versions):
+    """What results depend on beside Python and JAX, as text."""
+    return ", ".join(f"{name} {versions[name]}" for name in PACKAGES)
 
 
 def read_rows(path):
@@ -120,9 +127,11 @@ def read_rows(path):
 
 
 def write_rows(path, rows):
+    """Writes dicts as CSV; what older rows lack stays empty."""
     path.parent.mkdir(exist_ok=True)
+    names = dict.fromkeys(name for row in rows for name in row)
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

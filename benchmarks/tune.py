@@ -4,7 +4,8 @@
     python benchmarks/tune.py --scripts ppo --envs CartPole-v1 Acrobot-v1
 
 Every point and its returns go to results/tuning.csv. Stop it at any time: the same command goes on where it was, for
-the runs lie in runs/tuning/SCRIPT/ENV. benchmarks/tasks.py has the space and the budget.
+the runs lie in runs/tuning/SCRIPT/ENV. What has a line and rows is not searched again: to repeat it delete the line
+and the folder. benchmarks/tasks.py has the space and the budget.
 """
 
 import argparse

@@ -11,13 +11,19 @@ TUNED = Path(__file__).with_name("tuned.toml")
 def tuned_settings(script, env_id):
     """Fields of a script's Config ("ppo") that are tuned for an environment: Config(env_id=..., **tuned_settings(...)).
 
-    Raises ValueError, naming the environments that are there, if there is no line for this one.
+    Raises ValueError, naming the environments that are there, if there is no line for this one; for a copied script,
+    saying how it gets some.
     """
-    lines = tomllib.loads(TUNED.read_text()).get(script, {})
-    if env_id not in lines:
-        known = ", ".join(lines) or "none yet"
+    tuned = tomllib.loads(TUNED.read_text())
+    if script not in tuned:
+        raise ValueError(
+            f"{TUNED} has no settings of {script}.py: if it is a copy, write the lines of the original there again,"
+            f" under [{script}]"
+        )
+    if env_id not in tuned[script]:
+        known = ", ".join(tuned[script])
         raise ValueError(f"no settings of {script}.py are tuned for {env_id}; there are some for: {known}")
-    return lines[env_id]
+    return tuned[script][env_id]
 
 
 def tuned_note(script, config):

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -23,6 +24,7 @@ import suite
 import tables
 import tasks
 import throughput
+from jax.flatten_util import ravel_pytree
 
 import dqn
 import ppo
@@ -73,8 +75,10 @@ def test_flags_go_before_tuned_settings(lines):
 def test_an_environment_that_is_not_tuned_is_named_with_those_that_are(lines):
     with pytest.raises(UsageError, match=r"--tuned: no settings of ppo.py are tuned for Catch-bsuite; .*Acrobot-v1"):
         plan("--tuned", "--env-id", "Catch-bsuite")
-    with pytest.raises(ValueError, match=r"no settings of dqn.py are tuned for CartPole-v1; there are some for: none"):
-        tuned_settings("dqn", "CartPole-v1")
+    with pytest.raises(
+        ValueError, match=r"tuned.toml has no settings of my_ppo.py: if it is a copy, .*under \[my_ppo\]"
+    ):
+        tuned_settings("my_ppo", "CartPole-v1")
 
 
 # --- The search -------------------------------------------------------------------------------------------------------
@@ -176,22 +180,53 @@ def test_a_measurement_of_peers_goes_on_where_it_was_stopped(monkeypatch, tmp_pa
 
     whole = finish("whole", stop_at=0)
     assert len(whole[0].splitlines()) == 1 + 2 * (4 + 2) + 2  # four with one agent, two with 16 and, once, with 64
-    assert len(whole[1].splitlines()) == 1 + peers.BINS * (16 + 16 + 8 + 8)
-    for stop_at in (1, 4, 6, 7, 11, 20, 27):  # the last two among the curves of further seeds
+    assert len(whole[1].splitlines()) == 1 + peers.BINS * (16 + 16 + 3 * 16 + 8 + 8)
+    for stop_at in (1, 4, 6, 7, 11, 17, 20, 27):  # the last three among the curves of copies and of further seeds
         assert finish(f"stopped-{stop_at}", stop_at) == whole
     found = {row["peer"]: row for row in peers.summarize()}
     assert found["stable-baselines3"]["seconds_64"] == 128.0 and found["stable-baselines3"]["extrapolated_64"]
     assert found["rejax"]["seconds_64"] == 2.0 and not found["rejax"]["extrapolated_64"]
     assert found["sbx"]["final"]["mean"] == 0.0 and found["rejax"]["final"]["mean"] == 7.5
+    copy = found["this project, flax's initial weights"]
+    assert copy["final"]["mean"] == 7.5 and np.isnan(copy["seconds_16"]) and not copy["extrapolated_16"]
+
+
+def test_times_of_two_machines_do_not_mix(monkeypatch, tmp_path):
+    monkeypatch.setattr(peers, "OUTPUT", tmp_path / "peers.csv")
+    peers.check_machine()  # nothing there yet
+    throughput.write_rows(peers.OUTPUT, [{"machine": throughput.machine()["machine"]}])
+    peers.check_machine()
+    throughput.write_rows(peers.OUTPUT, [{"machine": "cpu; 2 cores of an abacus"}])
+    with pytest.raises(SystemExit, match=r"times of cpu; 2 cores of an abacus, .* delete it and peers_curves\.csv"):
+        peers.check_machine()
 
 
 def test_this_project_has_both_losses_of_dqn_to_stand_beside_its_peers():
-    assert {peer for _, peer, _, _ in peers.plan(["ppo"], 1)} == set(peers.PEERS) - {"ours_squared"}
-    assert {peer for _, peer, _, _ in peers.plan(["dqn"], 1)} == set(peers.PEERS) == set(peers.COLORS)
+    assert {peer for _, peer, _, _ in peers.plan(["ppo"], 1)} == {"ours", "rejax", "sbx", "sb3"}
+    assert {peer for _, peer, _, _ in peers.plan(["dqn"], 1)} == {"ours", "ours_squared", "rejax", "sbx", "sb3"}
+    assert set(peers.PEERS) == set(peers.COLORS)
     for peer, huber in (("ours", True), ("ours_squared", False)):
         config = plan(*peers.words(peer, "dqn", agents=16, seed=3)[1:], script=dqn).config
         assert config.huber_loss == huber and config.last_hidden_size == config.hidden_size == 64
         assert (config.total_timesteps, config.gamma, config.num_envs) == (500_000, 0.95, 10)
+
+
+@pytest.mark.parametrize("peer", peers.EDITS)
+def test_copies_of_ppo_differ_from_it_as_their_names_say(peer, monkeypatch, tmp_path):
+    monkeypatch.setattr(peers, "RUNS", tmp_path)
+    (tmp_path / "peers").mkdir()
+    spec = importlib.util.spec_from_file_location(peer, peers.edited(peer))
+    copy = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    weights = []
+    for script in (ppo, copy):
+        train = script.make_train(script.Config(total_timesteps=1024))
+        state, metrics = jax.jit(train)(jax.random.key(0))
+        assert metrics["grad_norm"].shape == (2,) and np.isfinite(ravel_pytree(state.params)[0]).all()
+        actor = train(jax.random.key(0), num_updates=0)[0].params["params"]["actor"]
+        weights.append([float(np.std(actor[name]["kernel"])) for name in ("layers_0", "layers_4")])
+    assert weights[0] == pytest.approx([2**0.5 / 8, 0.01 / 8], rel=0.2)  # orthogonal, of gain 2 ** 0.5 and 0.01
+    assert weights[1] == pytest.approx([1 / 2, (1 if peer == "ours_as_rejax" else 0.01) / 8], rel=0.2)
 
 
 def test_a_result_is_trained_and_recorded_once(monkeypatch, tmp_path):
@@ -231,6 +266,18 @@ def test_a_learning_curve_is_over_the_seeds_that_stayed_finite(tmp_path):
     assert [row["iqm"] for row in rows] == [15.5 + 2 * i for i in range(50)]  # of 0.5, 10.5, 20.5 and 30.5
     assert all(row["low"] < row["iqm"] < row["high"] and row["seeds"] == 4 for row in rows)
     assert rows[0]["command"] == "python ppo.py --num-seeds 5"
+
+
+def test_results_are_recorded_seed_by_seed(tmp_path):
+    record = {"script": "ppo", "config": {"env_id": "CartPole-v1", "env_params": ""}, "command": "python ppo.py"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    members = [
+        {"seed": 7, "final_return": 1.23456, "greedy_return": None, "first_bad_update": 0},  # no episode ended
+        {"seed": 8, "final_return": 2.0, "greedy_return": 3.0, "first_bad_update": 5},
+    ]
+    (tmp_path / "summary.json").write_text(json.dumps({"members": members}))
+    rows = [(row["seed"], row["final_return"], row["greedy_return"]) for row in returns.seed_rows(tmp_path)]
+    assert rows == [(7, 1.235, ""), (8, "", "")]
 
 
 def test_a_measurement_in_pieces_keeps_the_other_rows(monkeypatch, tmp_path, capsys):
@@ -339,6 +386,25 @@ def test_the_guides_loss_trains():
     np.testing.assert_allclose(names["huber"](np.array([0.5, 3.0]), 0.0, 0.0, None), [0.125, 2.5])
     _, metrics = jax.eval_shape(names["train"], jax.random.key(0))
     assert "value_loss" in metrics
+
+
+def test_the_guides_loss_goes_to_the_command_line(monkeypatch, tmp_path):
+    """As the guide says: in a copy of the script, above Training, and handed to main in its last line."""
+    source, block = (ROOT / "ppo.py").read_text(), guide_block("huber")
+    (last_line,) = re.findall(r"`(main\(__file__.*?\))`", (ROOT / "docs" / "guide.md").read_text())
+    source = source.replace("# --- Training -", block[block.index("def huber") : block.index("train = ")] + "# --- -")
+    source, count = re.subn(r"main\(__file__.*\)\n\Z", f"{last_line}\n", source)
+    assert count == 1
+    (tmp_path / "mine.py").write_text(source)
+    parts = []
+    monkeypatch.setattr("runner.main", lambda *args: parts.extend(args))
+    runpy.run_path(str(tmp_path / "mine.py"), run_name="__main__")
+    _, config_class, _, make_train, _ = parts
+    losses = []
+    for make, config in ((make_train, config_class), (ppo.make_train, ppo.Config)):
+        _, metrics = jax.jit(make(config(total_timesteps=512, hidden_size=8)))(jax.random.key(0))
+        losses.append(float(metrics["value_loss"][0]))
+    assert 0 < 3 * losses[0] < losses[1]  # returns are far above 1, where Huber's loss is the smaller one
 
 
 def test_every_metric_is_in_the_glossary():
