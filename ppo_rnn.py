@@ -251,7 +251,11 @@ class RecurrentActorCritic(nn.Module):
         return self.policy(carry), self.value(carry)
 
     def remember(self, carry, obs):
-        """carry (..., H), obs (..., D) -> carry (..., H), in which obs has been seen."""
+        """carry (..., H), obs (..., D) -> carry (..., H), in which obs has been seen.
+
+        The learner replays this with unroll and scan_memory, for speed not through here: whatever is changed here must
+        be changed there, or the policy that learns is not the one that acted.
+        """
         return CELLS[self.cell](carry, self.embed(obs), self.memory_gates(output_of(carry)))
 
     def __call__(self, carry, obs):
@@ -277,6 +281,8 @@ def reset_memory(carry, done):
 
 def unroll(network, params, carry, obs, done):
     """Replays sequences: what was remembered after each observation, reset where an episode ended.
+
+    The same as a scan over network.apply(params, carry, obs, method="remember") and reset_memory, and faster.
 
     Args: carry (S, H), before the first observation; obs (S, T, D); done (S, T), whether the step ended its episode.
     Returns: carry (S, T, H), before the reset that done asks for: what the policy acted on.

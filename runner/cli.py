@@ -32,7 +32,7 @@ class Options:
     sweep: tuple[str, ...] = ()  # "lr=1e-4,3e-4" "ent_coef=0,0.01" for a grid, "lr=log:1e-5:1e-2:16" or lin: for random
     run_dir: str = ""  # where to leave the record; by default runs/SCRIPT/ENV/TIME-HASH
     resume: str = ""  # a run directory to go on with, to its end; no other setting is needed
-    gif: bool = False  # render the final policy of the best member to policy.gif
+    gif: bool = False  # render the final policy of the best member to policy.gif, its first 500 steps at most
     track: Literal["none", "wandb", "tensorboard"] = "none"  # also log every member there
     checkpoint_every: int = 0  # updates between checkpoints; 0: a tenth of the run, 10 s or more apart
     max_members_at_once: int = 0  # train in batches of so many agents at most; 0: as many as fit into memory

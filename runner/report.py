@@ -94,8 +94,15 @@ def summarize_points(plan, members):
 
 
 def best_point(points):
-    """The point with the smallest share of NaN members and, among those, the highest IQM of the final return."""
-    return max(range(len(points)), key=lambda i: (-points[i]["nan_seeds"] / points[i]["seeds"], rank(points[i])))
+    """The point with the largest share of members that have a final return and, among those, the highest IQM of it.
+
+    A member that went NaN has none, nor one of which no episode has ended.
+    """
+    return max(range(len(points)), key=lambda i: (share(points[i]), rank(points[i])))
+
+
+def share(point):
+    return point["final_return"]["n"] / point["seeds"]
 
 
 def rank(point):
@@ -141,12 +148,18 @@ def print_table(plan, points, best):
         seeds = f"{point['seeds']}" + (f" ({point['nan_seeds']} NaN)" if point["nan_seeds"] else "")
         final = point["final_return"]
         cells = [with_interval(final), with_interval(final, "mean", "mean_low", "mean_high")]
-        cells += [with_interval(point[name]) for name in ("greedy_return", "sampled_return")]
+        cells += [of_evaluation(point, name) for name in ("greedy_return", "sampled_return")]
         mark = " *" if index == best and len(points) > 1 else ""
         table.add_row(*(show(point["values"][name]) for name in swept), seeds, cells[0] + mark, *cells[1:])
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     if len(points) > 1:
-        print("* fewest NaN members, then highest IQM of the final return")
+        print("* most members with a final return (not NaN, an episode ended), then its highest IQM")
+
+
+def of_evaluation(point, name):
+    """With how many seeds are missing for an episode that did not end."""
+    missing = point["seeds"] - point["nan_seeds"] - point[name]["n"]
+    return with_interval(point[name]) + (f", {missing} without an end" if missing else "")
 
 
 def with_interval(scores, middle="iqm", low="low", high="high"):

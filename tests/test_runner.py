@@ -357,6 +357,17 @@ def test_a_nan_member_is_counted_and_harms_no_other():
     assert report.best_point(clean) == 1 and report.best_point(points) == 0  # a point that diverges is not the best
 
 
+def test_seeds_without_a_return_are_counted_and_a_point_of_few_is_not_the_best():
+    def point(*returns):
+        found = stats.describe(returns)
+        return {"seeds": len(returns), "nan_seeds": 0, "final_return": found, "greedy_return": found}
+
+    lucky, whole = point(-100.0, np.nan, np.nan, np.nan), point(-300.0, -300.0, -300.0, -300.0)
+    assert report.best_point([lucky, whole]) == 1
+    assert report.of_evaluation(lucky, "greedy_return") == "-100.0, 3 without an end"
+    assert report.of_evaluation(whole, "greedy_return") == "-300.0 [-300.0, -300.0]"
+
+
 def test_the_member_shown_is_the_best_of_the_best_point_whose_return_is_known():
     def row(index, point, greedy, bad=0):
         return {"member": index, "point": point, "greedy_return": greedy, "first_bad_update": bad}
