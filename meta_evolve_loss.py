@@ -384,7 +384,8 @@ def shape_fitness(fitness, how, key):
 def relative_return(returns, baseline):
     """Returns (..., E) on a scale on which the hand-written loss is at 1 in every environment, and higher is better.
 
-    baseline: (E, seeds). The unit is the size of its mean, or its spread where the mean is nearly 0.
+    baseline: (E, seeds). The unit is the size of its mean, or its spread where the mean is nearly 0: so environments
+    weigh by how far their baseline is from 0, and less where all returns have a large constant in common.
     """
     mean, std = jnp.nanmean(baseline, axis=1), jnp.nanstd(baseline, axis=1)
     return 1.0 + (returns - mean) / jnp.maximum(jnp.maximum(jnp.abs(mean), std), SMALLEST_UNIT)
