@@ -54,7 +54,7 @@ class Config:
     network: str = "mlp"  # mlp, or cnn: a 3x3 convolution before the hidden layers, for images such as MinAtar's
     hidden_size: int = 120  # width of the first hidden layer
     last_hidden_size: int = 84  # width of the second hidden layer
-    log_frequency: int = 1_000  # env steps per update: of a row of metrics, of random keys, of the run's length
+    log_frequency: int = 1_000  # env steps per update, for a row of metrics and new keys; rounded to gradient steps
 
     def __post_init__(self):
         check_config(self)

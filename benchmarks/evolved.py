@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from returns import command, made_with
+from returns import command, made_with, read
 from throughput import machine, replace_rows
 
 OUTPUT = Path(__file__).resolve().parent.parent / "results" / "evolution.csv"
@@ -17,7 +17,7 @@ OUTPUT = Path(__file__).resolve().parent.parent / "results" / "evolution.csv"
 
 def rows(run_dir):
     """Rows, as dicts, from what a run directory records."""
-    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
+    record, summary = read(run_dir)
     evolution = summary["evolution"]
     shared = {"command": command(record), "seed": record["options"]["seed"]}
     after = {

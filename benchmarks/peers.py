@@ -149,8 +149,8 @@ def plan(algos, turns):
         for turn in range(turns):
             for agents in AGENTS:
                 for peer in PEERS:
-                    possible = algo in PEERS[peer].algos and (agents == 1 or PEERS[peer].many)
-                    possible &= peer not in EDITS
+                    timed = peer not in EDITS and algo in PEERS[peer].algos
+                    possible = timed and (agents == 1 or PEERS[peer].many)
                     if possible and not (agents == 64 and turn):  # those take longest
                         yield algo, peer, agents, turn
 

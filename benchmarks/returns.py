@@ -24,9 +24,14 @@ IQM = (("iqm", "iqm"), ("iqm_low", "low"), ("iqm_high", "high"))  # name here, n
 MEAN = (("mean", "mean"), ("mean_low", "mean_low"), ("mean_high", "mean_high"))
 
 
+def read(run_dir):
+    """What a finished run's config.json and summary.json hold."""
+    return [json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json")]
+
+
 def row(run_dir):
     """One row, as a dict, from what a run directory records."""
-    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
+    record, summary = read(run_dir)
     (point,) = summary["points"]
     final, greedy = point["final_return"], point["greedy_return"]
     scores = {f"final_{name}": final[key] for name, key in (*IQM, *MEAN)}
@@ -53,7 +58,7 @@ def made_with(record):
 
 def seed_rows(run_dir):
     """A row, as a dict, per seed; without figures where it went NaN or its episodes did not end."""
-    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
+    record, summary = read(run_dir)
     names = {"script": record["script"]} | {k: record["config"][k] for k in ("env_id", "env_params")}
     for member in summary["members"]:
         scores = {name: member[name] for name in ("final_return", "greedy_return")}
@@ -73,7 +78,7 @@ def command(record):
 
 def curve(run_dir):
     """Rows of the learning curve, as dicts: IQM and interval over seeds, in equal stretches of training."""
-    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
+    record, summary = read(run_dir)
     whole = [m["member"] for m in summary["members"] if not m["first_bad_update"]]
     table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
     steps, returns = binned(table, whole, POINTS)

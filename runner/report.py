@@ -98,15 +98,12 @@ def best_point(points):
 
     A member that went NaN has none, nor one of which no episode has ended.
     """
-    return max(range(len(points)), key=lambda i: (share(points[i]), rank(points[i])))
-
-
-def share(point):
-    return point["final_return"]["n"] / point["seeds"]
+    return max(range(len(points)), key=lambda i: rank(points[i]))
 
 
 def rank(point):
-    return point["final_return"]["iqm"] if point["final_return"]["n"] else -np.inf
+    final = point["final_return"]
+    return final["n"] / point["seeds"], final["iqm"] if final["n"] else -np.inf
 
 
 def best_member(members, best):
