@@ -130,7 +130,10 @@ def use_compile_cache():
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-RUNS_ONCE = {"xla_backend_optimization_level": 0}  # how to compile a program that runs once: 1.0 s in place of 2.5 s
+# How to compile a program that runs once: ppo.py's first state in 0.3 s in place of 1.2 s, with the first alone 0.6 s
+RUNS_ONCE = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 10):  # jax 0.11 does not know it
+    RUNS_ONCE["xla_cpu_use_fusion_emitters"] = False
 
 
 def compile_program(jitted, *args):
