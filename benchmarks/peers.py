@@ -1,6 +1,6 @@
 """Against what people use today: the same environment, network, hyperparameters and steps, in one run on one machine.
 
-    python benchmarks/peers.py                    # everything that is not there yet: three hours on two cores
+    python benchmarks/peers.py                    # everything not there yet: 1.5 to 3 hours on two cores
     python benchmarks/peers.py --algos ppo --turns 1
 
 Every peer is installed from PyPI into an environment of its own (runs/peers/NAME). Measurements follow one another,
