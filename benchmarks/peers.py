@@ -244,6 +244,10 @@ def summarize():
     return summary
 
 
+def in_seconds(x):
+    return f"{x:.1f} s" if x < 10 else f"{x:,.0f} s"
+
+
 def pictures():
     """Return against steps, with the edited copies beside what they are edited to be, and against time."""
     rows, table = pd.read_csv(OUTPUT), pd.read_csv(CURVES)
@@ -261,7 +265,7 @@ def pictures():
             one = rows[(rows["algo"] == algo) & (rows["peer"] == peer) & (rows["agents"] == 1)]
             if len(one):
                 wait, seconds = one["compile_seconds"].fillna(0.0).median(), one["train_seconds"].median()
-                label = f"{PEERS[peer].name}: {wait + seconds:.0f} s"
+                label = f"{PEERS[peer].name}: {in_seconds(wait + seconds)}"
                 draw_curve(axes[-1], wait + seconds * steps / STEPS, returns, COLORS[peer], label)
         finish_curves(axes[0], f"{algo.upper()} on {ENV_ID}: equal settings", "episode return: IQM and 95 % interval")
         if copies:
@@ -285,7 +289,7 @@ def curve(table, peer):
 def show(summary):
     for found in summary:
         times = [
-            f"{'~' if found[f'extrapolated_{n}'] else ''}{found[f'seconds_{n}']:.0f} s" for n in AGENTS
+            f"{'~' if found[f'extrapolated_{n}'] else ''}{in_seconds(found[f'seconds_{n}'])}" for n in AGENTS
             if not np.isnan(found[f"seconds_{n}"])
         ]  # fmt: skip
         final = f"{found['final']['iqm']:.1f} [{found['final']['low']:.1f}, {found['final']['high']:.1f}]"

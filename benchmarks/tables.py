@@ -173,13 +173,13 @@ def speed(row):
 
 
 def peers():
-    from peers import AGENTS, summarize
+    from peers import AGENTS, in_seconds, summarize
 
     rows = []
     for found in summarize():
         if math.isnan(found["seconds_1"]):  # an edited copy, of which only the returns are there
             continue
-        times = ["" if math.isnan(found[f"seconds_{n}"]) else f"{found[f'seconds_{n}']:,.0f} s" for n in AGENTS]
+        times = ["" if math.isnan(found[f"seconds_{n}"]) else in_seconds(found[f"seconds_{n}"]) for n in AGENTS]
         times = [f"≈ {text}" if found[f"extrapolated_{n}"] else text for n, text in zip(AGENTS, times, strict=True)]
         wait = "" if math.isnan(found["compile_seconds"]) else f"{found['compile_seconds']:.1f} s"
         final = interval(found["final"], "iqm", "low", "high")
