@@ -33,7 +33,7 @@ def draw(table, output):
     panels = list(table.groupby(["env_id", "env_params"], sort=False))
     columns = min(MOST_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    size = (4.2 * columns, 3.2 * rows) if len(panels) > 1 else (8, 5)
+    size = (4.2 * columns, 3.2 * rows + 0.8) if len(panels) > 1 else (8, 5)
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
@@ -42,7 +42,7 @@ def draw(table, output):
             text = f"{script}.py, {line['seeds'].iloc[0]} seeds"
             draw_band(axes, *(line[name] for name in ("env_steps", "iqm", "low", "high")), COLORS[script], text)
         finish_curves(axes, env_id + (f"\n{env_params}" if env_params else ""), "")
-    figure.supylabel("episode return in training: IQM over seeds and 95 % interval")
+    figure.supylabel("episode return in training\nIQM over seeds and 95 % interval")
     save(figure, output)
 
 

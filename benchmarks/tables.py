@@ -201,9 +201,11 @@ def evolution():
         ]
         better = {f"p_{k}": losses["hand-written, tuned"][f"learned_better_{k}"] for k in ("p", "low", "high")}
         chance = f"{better['p_p']:.2f} [{better['p_low']:.2f}, {better['p_high']:.2f}]"
-        rows.append([f"seed {seed}{', from scratch' if '--start scratch' in command else ''}", *cells, chance])
+        start = ", from scratch" if "--start scratch" in command else ""
+        rows.append([f"seed {seed}{start}", losses["learned"]["agents"], *cells, chance])
     header = [
         "evolution",
+        "agents",
         "learned",
         "hand-written, `vf_coef` 0.5",
         "hand-written, tuned",
