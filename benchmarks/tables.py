@@ -101,9 +101,9 @@ def returns():
 
 
 def processor(row):
-    """As in "2 cores of Intel Xeon", or a GPU's name."""
+    """As in "2 cores of Intel Xeon @ 2.50GHz", or a GPU's name."""
     kind, _, cores = row["machine"].partition("; ")
-    return re.sub(r"\(R\)| Processor| CPU| @.*", "", cores) if kind == "cpu" else kind
+    return re.sub(r"\(R\)| Processor| CPU", "", cores) if kind == "cpu" else kind
 
 
 def tuning():
