@@ -33,7 +33,7 @@ def draw(table, output):
     panels = list(table.groupby(["env_id", "env_params"], sort=False))
     columns = min(MOST_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    size = (4.2 * columns, 3.2 * rows + 0.8) if len(panels) > 1 else (8, 5)
+    size = (4.2 * columns, 3.2 * rows + 0.8) if len(panels) > 1 else (8, 5)  # 0.8: the label is longer than one row
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
