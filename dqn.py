@@ -3,8 +3,10 @@
     python dqn.py                                    # 16 seeds of CartPole-v1 at once
     python dqn.py --env-id Acrobot-v1 --double-dqn --huber-loss --n-step 3
 
+Q(s, a), the expected discounted return of action a, is trained towards r + gamma * max_b Q_target(s', b).
 The whole run (environment, replay buffer, learning) is the pure function `train(key)` made by `make_train(config)`:
 `jit` it for one agent, `vmap` it over keys for many seeds, or over any float field of Config for a grid.
+A field of Config is a flag, a field of TrainState is kept in checkpoints, a key of metrics is a column of metrics.csv.
 One agent's buffer takes 2 * D * (bytes of an observation's number) + 10 bytes per transition: 0.4 MB at the defaults,
 321 MB for 100,000 transitions of Breakout-MinAtar (D = 400, float32).
 
@@ -12,18 +14,19 @@ Shapes: T = train_frequency, N = num_envs, R = rows of the buffer (a row is one 
 B = batch_size, n = n_step, D = flattened observation, A = actions.
 """
 
-import difflib
+import ast
 import functools
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
+import chex
 import flax.linen as nn
 import gymnax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from flax.linen.initializers import lecun_normal, orthogonal
 from gymnax.environments import spaces
 from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
 
@@ -31,7 +34,7 @@ from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
 # --- Config -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Config:
-    """int, bool and str fields are static, float fields may be traced arrays. Defaults: CleanRL's for CartPole-v1."""
+    """Every field is a flag. Floats may be traced arrays, all else is static. Defaults: CleanRL's for CartPole-v1."""
 
     env_id: str = "CartPole-v1"  # any gymnax environment with Box observations and Discrete actions
     env_params: str = ""  # changes to the environment's own parameters, as in "gravity=20,max_steps_in_episode=200"
@@ -41,7 +44,7 @@ class Config:
     learning_starts: int = 10_000  # env steps of warm-up before the first gradient step
     train_frequency: int = 10  # T, steps of each environment between two gradient steps
     batch_size: int = 128  # B, transitions drawn from the buffer per gradient step
-    lr: float = 2.5e-4  # Adam's step size
+    lr: float = 2.5e-4  # learning rate of Adam
     gamma: float = 0.99  # discount
     n_step: int = 1  # n, rewards summed before the target bootstraps
     double_dqn: bool = False  # the online network chooses the action that the target network values
@@ -51,13 +54,30 @@ class Config:
     start_e: float = 1.0  # epsilon, the share of random actions, at the start
     end_e: float = 0.05  # epsilon at the end of the exploration
     exploration_fraction: float = 0.5  # of total_timesteps, over which epsilon falls linearly
-    network: str = "mlp"  # mlp, or cnn: a 3x3 convolution before the hidden layers, for images such as MinAtar's
+    network: Literal["mlp", "cnn"] = "mlp"  # cnn: a 3x3 convolution before the hidden layers, for MinAtar's images
     hidden_size: int = 120  # width of the first hidden layer
     last_hidden_size: int = 84  # width of the second hidden layer
     log_frequency: int = 1_000  # env steps per update, for a row of metrics and new keys; rounded to gradient steps
 
     def __post_init__(self):
-        check_config(self)
+        size, warmup = self.steps_per_collection, self.warmup_collections
+        if self.buffer_size < size:
+            raise ValueError(
+                f"buffer_size = {self.buffer_size} can't hold one collection of num_envs * train_frequency = {size}"
+                f" transitions: use at least {size}"
+            )
+        rows = min(self.num_rows, (warmup + 1) * self.train_frequency)  # written before the first gradient step
+        if self.n_step > rows:
+            raise ValueError(
+                f"n_step = {self.n_step} is more than the {rows} steps of each environment that learning starts with:"
+                f" use n_step = {rows} or less, or a larger buffer_size and learning_starts"
+            )
+        if self.num_updates < 1:
+            least = warmup * size + self.steps_per_update
+            raise ValueError(
+                f"total_timesteps = {self.total_timesteps} is less than learning_starts and one update, {least} steps,"
+                f" so nothing would be trained: use at least {least}, or a smaller learning_starts"
+            )
 
     @property
     def steps_per_collection(self):
@@ -85,172 +105,31 @@ class Config:
         return self.buffer_size // self.steps_per_collection * self.train_frequency
 
 
-LARGEST = float(np.finfo(np.float32).max)  # what JAX's floats can hold
-
-
-def check_config(config):
-    """Raises ValueError, saying what to use instead, for settings that can't train. Traced floats pass unchecked."""
-    for field in fields(config):
-        name, value, default = field.name, getattr(config, field.name), field.default
-        kind = field.type if isinstance(field.type, type) else object  # tuple[int, ...] and the like: unchecked
-        kind = {int: (int, np.integer), float: (int, float, np.number, jax.Array)}.get(kind, kind)
-        of_kind = isinstance(value, kind) and (field.type is bool or not isinstance(value, bool))
-        if not of_kind or getattr(value, "shape", ()):
-            raise ValueError(f"{name} must be of type {field.type.__name__}, not {value!r} (default {default})")
-        if field.type is int and not 1 <= value < 2**31:
-            raise ValueError(f"{name} must be a whole number from 1 to 2**31 - 1, not {value} (default {default})")
-        if field.type is float and not isinstance(value, jax.core.Tracer):
-            number = float(value)  # inside a jit, comparing a jax.Array would be a part of the program
-            if name in ("gamma", "tau", "start_e", "end_e", "exploration_fraction") and not 0 <= number <= 1:
-                raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
-            if not 0 <= number <= LARGEST:
-                raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
-    size = config.steps_per_collection
-    if config.buffer_size < size:
-        raise ValueError(
-            f"buffer_size = {config.buffer_size} can't hold one collection of num_envs * train_frequency = {size}"
-            f" transitions: use at least {size}"
-        )
-    rows = min(config.num_rows, (config.warmup_collections + 1) * config.train_frequency)  # at the first gradient step
-    if config.n_step > rows:
-        raise ValueError(
-            f"n_step = {config.n_step} is more than the {rows} steps of each environment that learning starts with:"
-            f" use n_step = {rows} or less, or a larger buffer_size and learning_starts"
-        )
-    least = config.warmup_collections * size + config.steps_per_update
-    if config.total_timesteps < least:
-        raise ValueError(
-            f"total_timesteps = {config.total_timesteps} is less than learning_starts and one update, {least} steps,"
-            f" so nothing would be trained: use at least {least}, or a smaller learning_starts"
-        )
-    make_env(config.env_id, config.env_params)
-    if config.network not in ("mlp", "cnn"):
-        raise ValueError(f"network must be mlp or cnn, not {config.network!r}")
-    if config.network == "cnn":
-        image_shape(config)
-
-
-@functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
-def make_env(env_id, changes):
-    """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`."""
-    if env_id not in gymnax.registered_envs:
-        lowered = {name.lower(): name for name in gymnax.registered_envs}
-        near = difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)
-        names = ", ".join(lowered[name] for name in near) or ", ".join(gymnax.registered_envs)
-        raise ValueError(f"env_id {env_id!r} is not a gymnax environment; did you mean: {names}")
-    try:
-        with jax.ensure_compile_time_eval():  # the cache must not keep a tracer where the first call is inside a jit
-            env, env_params = gymnax.make(env_id)
-    except Exception as error:  # a factory may do anything: MNISTBandit-bsuite downloads its data
-        raise ValueError(f"env_id {env_id!r} can't be made here ({error}); use another env_id") from error
-    env_params = change_env_params(env_id, env_params, changes)
-    obs_space, action_space = env.observation_space(env_params), env.action_space(env_params)
-    if not isinstance(obs_space, spaces.Box):
-        raise ValueError(
-            f"env_id {env_id!r} observes {obs_space}, which no script here can read: wrap it to give a Box"
-        )
-    if isinstance(action_space, spaces.Box):
-        raise ValueError(
-            f"env_id {env_id!r} has continuous actions, over which Q has no maximum to look up: use ppo.py for it"
-        )
-    if not isinstance(action_space, spaces.Discrete):
-        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
-    return LogWrapper(FlattenObservationWrapper(env)), env_params
-
-
-def change_env_params(env_id, env_params, changes):
-    """Returns env_params with changes written as "name=value,name=value". Raises ValueError for what can't be set."""
-    if not changes:
-        return env_params
-    settable = {k: v for k, v in vars(env_params).items() if isinstance(v, (bool, int, float))}
-    values = {}
-    for change in changes.split(","):
-        name, _, text = (part.strip() for part in change.partition("="))
-        if name not in settable:
-            known = ", ".join(f"{k}={v}" for k, v in settable.items())
-            raise ValueError(f"env_params: {env_id} has no parameter {name!r} to set; it has, by default: {known}")
-        if name in values:
-            raise ValueError(f"env_params names {name} twice: give it one value")
-        kind = type(settable[name])
-        try:
-            value = {"true": True, "false": False}[text.lower()] if kind is bool else float(text)
-        except (KeyError, ValueError):
-            value = math.nan
-        if not abs(value) < (2**31 if kind is int else LARGEST) or (kind is int and value % 1):
-            raise ValueError(
-                f"env_params: {change!r} needs a value of type {kind.__name__}, as in {name}={settable[name]}"
-            )
-        if name == "max_steps_in_episode" and value < 1:
-            raise ValueError(f"env_params: max_steps_in_episode must be at least 1, not {text}")
-        values[name] = kind(value)
-    return replace(env_params, **values)
-
-
-# --- Network ----------------------------------------------------------------------------------------------------------
-class Convolution(nn.Module):
-    """(..., D) -> (..., F): 16 filters of 3x3 pixels and relu, over the image that D was (Young & Tian 2019, MinAtar).
-
-    Written as a dense layer over patches: under vmap over members that stays a matrix product, where nn.Conv becomes a
-    grouped convolution (8 members of Breakout-MinAtar on 2 cores: 7,100 against 700 env steps/s).
-    """
-
-    image_shape: tuple[int, int, int]  # height, width, channels
-
-    @nn.compact
-    def __call__(self, obs):
-        height, width, _ = self.image_shape
-        image = obs.reshape(*obs.shape[:-1], *self.image_shape)
-        patches = [image[..., i : height - 2 + i, j : width - 2 + j, :] for i in range(3) for j in range(3)]
-        filters = nn.Dense(16, kernel_init=nn.initializers.orthogonal(math.sqrt(2)))
-        return nn.relu(filters(jnp.concatenate(patches, axis=-1))).reshape(*obs.shape[:-1], -1)
-
-
-class QNetwork(nn.Module):
-    """(..., D) -> (..., A), the expected discounted return of each action."""
-
-    num_actions: int
-    hidden_size: int
-    last_hidden_size: int
-    image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
-
-    @nn.compact
-    def __call__(self, obs):
-        x = obs.astype(jnp.float32)
-        x = Convolution(self.image_shape)(x) if self.image_shape else x
-        x = nn.relu(nn.Dense(self.hidden_size)(x))
-        x = nn.relu(nn.Dense(self.last_hidden_size)(x))
-        shape = (self.num_actions, self.last_hidden_size)  # a dense layer's, transposed: on a CPU 6 % more env steps/s
-        return nn.Einsum(shape, "...h,ah->...a", kernel_init=nn.initializers.lecun_normal(in_axis=1, out_axis=0))(x)
-
-
-def image_shape(config):
-    """(height, width, channels) of observations before they are flattened. Raises ValueError where that is no image."""
-    _, env_params = make_env(config.env_id, config.env_params)
-    shape = gymnax.make(config.env_id)[0].observation_space(env_params).shape
-    if len(shape) != 3 or min(shape[:2]) < 3:
-        raise ValueError(
-            f"network = cnn needs images of shape (height, width, channels), 3x3 or larger, but {config.env_id} shows"
-            f" {shape}: use network = mlp"
-        )
-    return shape
-
-
-def make_network(config):
-    env, env_params = make_env(config.env_id, config.env_params)
-    image = image_shape(config) if config.network == "cnn" else None
-    return QNetwork(env.action_space(env_params).n, config.hidden_size, config.last_hidden_size, image)
-
-
 # --- Algorithm --------------------------------------------------------------------------------------------------------
-class Transition(NamedTuple):
-    """What the buffer keeps, (R, N, ...): about one step of each environment per row."""
+def n_step_return(reward, terminated, done, gamma):
+    """Rewards up to the first episode's end or n steps (Sutton & Barto 2018, eq. 7.1), cut where the episode ends.
 
-    obs: jax.Array  # as the environment gave it, in its own dtype
-    action: jax.Array
-    reward: jax.Array
-    terminated: jax.Array  # the episode ended by itself: its future is worth 0
-    done: jax.Array  # terminated or cut by the time limit
-    final_obs: jax.Array  # what the action led to, also where `obs` of the next row is a new episode's first
+    Args: reward, terminated, done: (n, B); gamma: scalar.
+    Returns: summed (B,), the discounted rewards; discount (B,), of what follows: 0 after termination, and gamma^k
+    after k steps otherwise, also where a time limit cut the episode; last (B,), the index of the last step, k - 1.
+    """
+    chex.assert_equal_shape([reward, terminated, done])
+    ended_before = jnp.cumsum(done, axis=0) - done > 0
+    summed = jnp.sum(gamma ** jnp.arange(len(reward))[:, None] * jnp.where(ended_before, 0.0, reward), axis=0)
+    last = jnp.sum(~ended_before, axis=0) - 1
+    survived = 1.0 - terminated[last, jnp.arange(len(last))]
+    return summed, survived * gamma ** (last + 1), last
+
+
+def bootstrapped_target(summed, discount, next_q, next_target_q, config):
+    """Target of Q (B,): summed + discount * max_a Q_target(final observation, a) (Mnih et al. 2015, eq. 2).
+
+    Double DQN (van Hasselt et al. 2016, arXiv:1509.06461, eq. 4) lets the online network choose the action.
+    Args: summed, discount: (B,); next_q, next_target_q: (B, A), of the online and of the target network.
+    """
+    chex.assert_equal_shape([summed, discount, next_target_q[..., 0]])
+    chosen = jnp.argmax(next_q if config.double_dqn else next_target_q, axis=-1)
+    return summed + discount * jnp.take_along_axis(next_target_q, chosen[:, None], axis=-1)[:, 0]
 
 
 class Batch(NamedTuple):
@@ -259,6 +138,18 @@ class Batch(NamedTuple):
     obs: jax.Array
     action: jax.Array
     target: jax.Array  # the n-step return
+
+
+def dqn_loss(q, batch, config):
+    """Mean squared or Huber error between Q (B, A) at the actions taken and batch.target.
+
+    Returns: loss, a scalar, and its metrics, a dict of scalars.
+    """
+    chex.assert_equal_shape([q[..., 0], batch.action, batch.target])
+    value = jnp.take_along_axis(q, batch.action[:, None], axis=-1)[:, 0]
+    error = value - batch.target
+    loss = jnp.mean(optax.losses.huber_loss(error) if config.huber_loss else jnp.square(error))
+    return loss, {"q_loss": loss, "q_mean": value.mean()}
 
 
 def linear_epsilon(env_steps, config):
@@ -290,42 +181,63 @@ def sample_windows(key, rows_written, num_rows, num_envs, n_step, batch_size):
     return row, jax.random.randint(env_key, (batch_size,), 0, num_envs)
 
 
-def n_step_return(reward, terminated, done, gamma):
-    """Rewards up to the first episode's end or n steps (Sutton & Barto 2018, eq. 7.1), cut where the episode ends.
+# --- Network ----------------------------------------------------------------------------------------------------------
+class Convolution(nn.Module):
+    """(..., D) -> (..., F): 16 filters of 3x3 pixels and relu, over the image that D was (Young & Tian 2019, MinAtar).
 
-    Args: reward, terminated, done: (n, B); gamma: scalar.
-    Returns: summed (B,), the discounted rewards; discount (B,), of what follows: 0 after termination, and gamma^k
-    after k steps otherwise, also where a time limit cut the episode; last (B,), the index of the last step, k - 1.
+    Written as a dense layer over patches: under vmap over members that stays a matrix product, where nn.Conv becomes a
+    grouped convolution (8 members of Breakout-MinAtar on 2 cores: 7,100 against 700 env steps/s).
     """
-    ended_before = jnp.cumsum(done, axis=0) - done > 0
-    summed = jnp.sum(gamma ** jnp.arange(len(reward))[:, None] * jnp.where(ended_before, 0.0, reward), axis=0)
-    last = jnp.sum(~ended_before, axis=0) - 1
-    survived = 1.0 - jnp.take_along_axis(terminated, last[None], axis=0)[0]
-    return summed, survived * gamma ** (last + 1), last
+
+    image_shape: tuple[int, int, int]  # height, width, channels
+
+    @nn.compact
+    def __call__(self, obs):
+        height, width, _ = self.image_shape
+        image = obs.reshape(*obs.shape[:-1], *self.image_shape)
+        patches = [image[..., i : height - 2 + i, j : width - 2 + j, :] for i in range(3) for j in range(3)]
+        filters = nn.Dense(16, kernel_init=orthogonal(math.sqrt(2)))
+        return nn.relu(filters(jnp.concatenate(patches, axis=-1))).reshape(*obs.shape[:-1], -1)
 
 
-def bootstrapped_target(summed, discount, next_q, next_target_q, config):
-    """Target of Q (B,): summed + discount * max_a Q_target(final observation, a) (Mnih et al. 2015, eq. 2).
+class QNetwork(nn.Module):
+    """(..., D) -> (..., A), the expected discounted return of each action."""
 
-    Double DQN (van Hasselt et al. 2016, arXiv:1509.06461, eq. 4) lets the online network choose the action.
-    Args: summed, discount: (B,); next_q, next_target_q: (B, A), of the online and of the target network.
-    """
-    chosen = jnp.argmax(next_q if config.double_dqn else next_target_q, axis=-1)
-    return summed + discount * jnp.take_along_axis(next_target_q, chosen[:, None], axis=-1)[:, 0]
+    num_actions: int
+    hidden_size: int
+    last_hidden_size: int
+    image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
+
+    @nn.compact
+    def __call__(self, obs):
+        x = obs.astype(jnp.float32)
+        x = Convolution(self.image_shape)(x) if self.image_shape else x
+        x = nn.relu(nn.Dense(self.hidden_size)(x))
+        x = nn.relu(nn.Dense(self.last_hidden_size)(x))
+        # A dense layer whose weights are stored as (outputs, inputs): on a CPU 6 % more env steps/s
+        shape, init = (self.num_actions, self.last_hidden_size), lecun_normal(in_axis=1, out_axis=0)
+        return nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x)
 
 
-def dqn_loss(q, batch, config):
-    """Mean squared or Huber error between Q (B, A) at the actions taken and batch.target.
-
-    Returns: loss, a scalar, and its metrics, a dict of scalars.
-    """
-    value = jnp.take_along_axis(q, batch.action[:, None], axis=-1)[:, 0]
-    error = value - batch.target
-    loss = jnp.mean(optax.losses.huber_loss(error) if config.huber_loss else jnp.square(error))
-    return loss, {"q_loss": loss, "q_mean": value.mean()}
+def make_network(config):
+    env, env_params = make_env(config.env_id, config.env_params)
+    shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
+    image = {"mlp": None, "cnn": shape}[config.network]
+    return QNetwork(env.action_space(env_params).n, config.hidden_size, config.last_hidden_size, image)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
+class Transition(NamedTuple):
+    """What the buffer keeps, (R, N, ...): about one step of each environment per row."""
+
+    obs: jax.Array  # as the environment gave it, in its own dtype
+    action: jax.Array
+    reward: jax.Array
+    terminated: jax.Array  # the episode ended by itself: its future is worth 0
+    done: jax.Array  # terminated or cut by the time limit
+    final_obs: jax.Array  # what the action led to, also where `obs` of the next row is a new episode's first
+
+
 class TrainState(NamedTuple):
     """Everything that one update hands to the next; exactly what a checkpoint holds."""
 
@@ -349,14 +261,14 @@ class Ended(NamedTuple):
     episode_length: jax.Array
 
 
-def make_policy(config):
+def make_policy(config, network_fn=make_network):
     """Returns (init_carry, act), used alike in training, evaluation and rendering.
 
     init_carry(num_envs) is the policy's memory at an episode's start: none here.
     act(state, carry, obs (..., D), key, greedy) -> (carry, action (...)); state needs params and env_steps;
     greedy, a bool or a traced one, takes the best action always, else a random one with probability epsilon.
     """
-    network = make_network(config)
+    network = network_fn(config)
 
     def init_carry(num_envs):
         return ()
@@ -371,16 +283,17 @@ def make_policy(config):
     return init_carry, act
 
 
-def make_train(config, loss_fn=dqn_loss):
-    """Returns train(key, state=None, num_updates=all) -> (state, metrics): pure, made for jit and vmap.
+def make_train(config, loss_fn=dqn_loss, network_fn=make_network):
+    """Returns train(key, state=None, num_updates=config.num_updates) -> (state, metrics): pure, made for jit and vmap.
 
     An update is log_frequency env steps, with a gradient step after every num_envs * train_frequency of them.
     metrics: a dict of scalars per update, each (num_updates,). From a given state training goes on and key is not used.
     loss_fn(q (B, A), batch, config) -> (loss, metrics), see dqn_loss.
+    network_fn(config) -> a flax module with obs (..., D) -> q (..., A), see QNetwork.
     """
     env, env_params = make_env(config.env_id, config.env_params)
-    network = make_network(config)
-    init_carry, act = make_policy(config)
+    network = network_fn(config)
+    init_carry, act = make_policy(config, network_fn)
     optimizer = optax.adam(config.lr)
 
     def init(key):
@@ -434,14 +347,14 @@ def make_train(config, loss_fn=dqn_loss):
 
     def sample(state, key):
         """A batch from the buffer with its targets."""
-        rows_written = state.env_steps // config.num_envs
+        buffer, rows_written = state.buffer, state.env_steps // config.num_envs
         row, env_index = sample_windows(
             key, rows_written, config.num_rows, config.num_envs, config.n_step, config.batch_size
         )
-        buffer = state.buffer
         window = (buffer.reward[row, env_index], buffer.terminated[row, env_index], buffer.done[row, env_index])
         summed, discount, last = n_step_return(*window, config.gamma)
-        final_obs = buffer.final_obs[jnp.take_along_axis(row, last[None], axis=0)[0], env_index]
+        final_row = row[last, jnp.arange(config.batch_size)]
+        final_obs = buffer.final_obs[final_row, env_index]
         next_target_q = network.apply(state.target_params, final_obs)
         next_q = network.apply(state.params, final_obs) if config.double_dqn else None
         target = bootstrapped_target(summed, discount, next_q, next_target_q, config)
@@ -452,16 +365,16 @@ def make_train(config, loss_fn=dqn_loss):
 
     def gradient_step(state, key):
         collect_key, sample_key = jax.random.split(key)
-        before = state.env_steps
+        steps_before = state.env_steps
         state, ended = collect(state, collect_key)
         grads, metrics = jax.grad(batch_loss, has_aux=True)(state.params, sample(state, sample_key))
         updates, opt_state = optimizer.update(grads, state.opt_state)
         params = optax.apply_updates(state.params, updates)
-        # Once for each multiple of the frequency that was passed, for N * T need not divide it: mostly 0 times
-        frequency = config.target_network_frequency
-        times = state.env_steps // frequency - before // frequency
-        rate = 1.0 - (1.0 - config.tau) ** times
-        target_params = optax.incremental_update(params, state.target_params, rate)
+        # The target network moves by tau once for each multiple of the frequency that these env steps reached: mostly
+        # for none; for several where a collection is longer than the frequency
+        multiples = state.env_steps // config.target_network_frequency - steps_before // config.target_network_frequency
+        moved = 1.0 - (1.0 - config.tau) ** multiples
+        target_params = optax.incremental_update(params, state.target_params, moved)
         state = state._replace(params=params, target_params=target_params, opt_state=opt_state)
         return state, (ended, metrics | {"grad_norm": optax.tree.norm(grads)})
 
@@ -480,8 +393,9 @@ def make_train(config, loss_fn=dqn_loss):
         return state, metrics
 
     def train(key, state=None, num_updates=config.num_updates):
-        state = init(key) if state is None else state
-        return jax.lax.scan(update, state, None, length=num_updates)
+        with jax.enable_x64(False):  # gymnax's environments would mix 32 and 64 bits
+            state = init(key) if state is None else state
+            return jax.lax.scan(update, state, None, length=num_updates)
 
     return train
 
@@ -497,6 +411,28 @@ def log_episodes(state, ended):
 def mean_of_ended(x, done, otherwise):
     """Mean of x over the steps that ended an episode; `otherwise` where none did."""
     return jnp.where(done.any(), (x * done).sum() / jnp.maximum(done.sum(), 1), otherwise)
+
+
+# --- Environment ------------------------------------------------------------------------------------------------------
+@functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
+def make_env(env_id, changes=""):
+    """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`.
+
+    changes: to env_params, as in Config. Raises ValueError where the actions are not Discrete.
+    """
+    with jax.ensure_compile_time_eval():  # the cache must not keep a tracer where the first call is inside a jit
+        env, env_params = gymnax.make(env_id)
+    for name, text in (change.split("=") for change in changes.split(",") if change):
+        name, kind = name.strip(), type(getattr(env_params, name.strip()))
+        env_params = replace(env_params, **{name: kind(ast.literal_eval(text.strip().capitalize()))})  # "true" is True
+    action_space = env.action_space(env_params)
+    if isinstance(action_space, spaces.Box):
+        raise ValueError(
+            f"env_id {env_id!r} has continuous actions, over which Q has no maximum to look up: use ppo.py for it"
+        )
+    if not isinstance(action_space, spaces.Discrete):
+        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: use Discrete or Box")
+    return LogWrapper(FlattenObservationWrapper(env)), env_params
 
 
 if __name__ == "__main__":

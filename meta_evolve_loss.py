@@ -4,21 +4,20 @@
     python meta_evolve_loss.py --learn policy --start scratch --env-ids CartPole-v1 Acrobot-v1
     python meta_evolve_loss.py evaluate --loss runs/meta_evolve_loss/CartPole-v1/TIME-HASH --env-ids Catch-bsuite
 
-A candidate loss is a small network. Its fitness is the return of agents that train with it from scratch by ppo.py; an
-evolution strategy of evosax moves the distribution from which candidates are drawn. The whole generation (draw, train
-all agents, move) is one program, made by `make_evolve(config)`.
+A candidate loss is a small network f inside PPO's loss: policy loss = max(0, f(r, A)) - r A, with the probability ratio
+r and the advantage A, or value loss = f(value, target, old value). Its fitness is the return of agents that train with
+it from scratch by ppo.py. An evolution strategy of evosax moves the distribution from which candidates are drawn. A
+whole generation (draw, train all agents, move) is one update of the pure function `train(key)` of `make_train(config)`.
 
 Shapes: P = population, K = seeds_per_candidate, E = environments, B = samples in a minibatch, F = features.
 """
 
-import difflib
 import functools
 import inspect
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
 import flax.linen as nn
@@ -33,6 +32,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import ppo
 from ppo import clipped_squared_error, ppo_loss
 
+# Strategies of evosax by name, without those that can't be used here
+NOT_CLIMBING = {"CMAAnchoredLES", "GradientlessDescent", "HillClimbing", "LM_MA_ES", "Rm_ES"}  # not even a parabola
+COMPARING_GENERATIONS = {"SimulatedAnnealing", "iAMaLGaM_Full", "iAMaLGaM_Univariate"}  # where ranks say nothing
+OTHER_ARGUMENTS = {"ESMC", "RandomSearch", "SV_CMA_ES", "SV_Open_ES"}  # or another number of candidates
+LEFT_OUT = NOT_CLIMBING | COMPARING_GENERATIONS | OTHER_ARGUMENTS
+STRATEGIES = tuple(name for name in distribution_based_algorithms if name not in LEFT_OUT)
+
 
 # --- Config -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
@@ -42,55 +48,38 @@ class Config(ppo.Config):
     env_id: str = field(init=False)  # not to be set: it follows from env_ids
     env_ids: tuple[str, ...] = ("CartPole-v1",)  # E, where every candidate trains
     total_timesteps: int = 32_768  # env steps of one agent in one environment; cut to whole updates
-    learn: str = "value"  # the terms of the loss that evolve: value, policy or both
-    start: str = "handwritten"  # from PPO's own loss (handwritten) or from a random network (scratch)
+    learn: Literal["value", "policy", "both"] = "value"  # the terms of the loss that evolve
+    start: Literal["handwritten", "scratch"] = "handwritten"  # from PPO's own loss, or from a random network
     loss_hidden_size: int = 16  # width of a loss network's hidden layer
     population: int = 32  # P, candidate losses per generation
     generations: int = 50  # how often the distribution moves
     seeds_per_candidate: int = 1  # K, agents that train with each candidate in each environment
-    fitness: str = "mean"  # return averaged over training (mean) or over its last 10 % (final)
-    fitness_shaping: str = "rank"  # what the strategy sees of it: rank or zscore
-    strategy: str = "Open_ES"  # a distribution-based algorithm of evosax
+    fitness: Literal["mean", "final"] = "mean"  # return averaged over training, or over its last 10 %
+    fitness_shaping: Literal["rank", "zscore"] = "rank"  # what the strategy sees of it
+    strategy: Literal[STRATEGIES] = "Open_ES"  # a distribution-based algorithm of evosax
     std_init: float = 0.1  # spread of the candidates' parameters around their mean
     std_decay: float = 1.0  # its factor per generation, unless the strategy adapts it
     es_lr: float = 0.03  # step size of the strategy's Adam, unless the strategy has steps of its own
     es_lr_decay: float = 1.0  # its factor per generation
 
     def __post_init__(self):
-        check_config(self)
+        for env_id in self.env_ids:
+            agent_config(self, env_id)
         object.__setattr__(self, "env_id", "+".join(self.env_ids))
+        if self.population < 2:
+            raise ValueError("population must be at least 2: a strategy compares candidates with one another")
+        make_strategy(self, jnp.zeros(3))
 
+    @property
+    def steps_per_update(self):
+        """Env steps of all agents of one generation."""
+        agents = [agent_config(self, env_id) for env_id in self.env_ids]
+        each = sum(agent.num_updates * agent.steps_per_update for agent in agents)
+        return self.population * self.seeds_per_candidate * each
 
-PRESETS = {
-    "cpu": {},  # the defaults above
-    # Lu 2023, "Achieving 4000x Speedups and Meta-Evolving Discoveries with PureJaxRL": 512 agents, 1024 generations,
-    # over 1e11 frames in all, which is some 190,000 for an agent; the strategy's settings are those of the preset cpu
-    "purejaxrl": {"population": 512, "generations": 1024, "total_timesteps": 190_976},
-    # Lu et al. 2022 (arXiv:2210.05639): drift network and OpenES; population, generations and agents are not theirs
-    "lpo": {
-        "learn": "policy",
-        "start": "scratch",
-        "loss_hidden_size": 128,
-        "population": 64,
-        "generations": 512,
-        "fitness": "final",
-        "std_init": 0.04,
-        "std_decay": 0.999,
-        "es_lr": 0.01,
-    },
-}
-# The first do not climb even a parabola with the settings below (measured), the second compare fitness of different
-# generations, where ranks say nothing, the last need arguments of their own or other counts of candidates
-LEFT_OUT = {"CMAAnchoredLES", "GradientlessDescent", "HillClimbing", "LM_MA_ES", "Rm_ES"}
-LEFT_OUT |= {"SimulatedAnnealing", "iAMaLGaM_Full", "iAMaLGaM_Univariate"}
-LEFT_OUT |= {"ESMC", "RandomSearch", "SV_CMA_ES", "SV_Open_ES"}
-CHOICES = {
-    "learn": ("value", "policy", "both"),
-    "start": ("handwritten", "scratch"),
-    "fitness": ("mean", "final"),
-    "fitness_shaping": ("rank", "zscore"),
-    "strategy": tuple(name for name in distribution_based_algorithms if name not in LEFT_OUT),
-}
+    @property
+    def num_updates(self):
+        return self.generations
 
 
 def agent_config(config, env_id):
@@ -98,38 +87,12 @@ def agent_config(config, env_id):
     return ppo.Config(**{f.name: getattr(config, f.name) for f in fields(ppo.Config)} | {"env_id": env_id})
 
 
-def check_config(config):
-    """Raises ValueError, saying what to use instead, for settings that can't evolve. Traced floats pass unchecked."""
-    env_ids = config.env_ids
-    if not isinstance(env_ids, tuple) or not env_ids or len(set(env_ids)) < len(env_ids):
-        raise ValueError(f'env_ids must be different environments, as in ("CartPole-v1",), not {env_ids!r}')
-    for env_id in env_ids:
-        agent_config(config, env_id)
-    for own in fields(Config)[len(fields(ppo.Config)) :]:
-        name, value = own.name, getattr(config, own.name)
-        if name in CHOICES and value not in CHOICES[name]:
-            near = difflib.get_close_matches(str(value), CHOICES[name], n=1, cutoff=0.3)
-            instead = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}{instead}")
-        if own.type is int and not (isinstance(value, (int, np.integer)) and 1 <= value < 2**31):
-            raise ValueError(
-                f"{name} must be a whole number from 1 to 2**31 - 1, not {value!r} (default {own.default})"
-            )
-        if own.type is float and not isinstance(value, jax.core.Tracer):
-            number = float(value) if isinstance(value, (int, float, np.number, jax.Array)) else math.nan
-            if not 0 < number <= ppo.LARGEST:
-                raise ValueError(f"{name} must be finite and more than 0, not {value!r} (default {own.default})")
-    if config.population < 2:
-        raise ValueError("population must be at least 2: a strategy compares candidates with one another")
-    try:
-        make_strategy(config, jnp.zeros(3))
-    except AssertionError as error:  # evosax: Open_ES and others draw candidates in pairs
-        raise ValueError(
-            f"population = {config.population} does not suit {config.strategy} ({error}): use {config.population + 1}"
-        ) from error
-
-
 # --- Losses -----------------------------------------------------------------------------------------------------------
+SMALLEST_RATIO, LARGEST_RATIO = 1e-8, 1e8  # keep the logarithm and the square finite
+DEAD_ZONE = 1e-4  # a drift network's output counts from here on, so that there is no drift around ratio 1
+LARGEST_EXPONENT = 6.0  # a learned value loss is 1/400 to 400 times the hand-written one: unbounded, it came to 1e8
+
+
 class LossSpec(NamedTuple):
     """What a learned loss's parameters mean; saved beside them."""
 
@@ -140,11 +103,6 @@ class LossSpec(NamedTuple):
 
 def loss_spec(config):
     return LossSpec(config.learn, config.start, config.loss_hidden_size)
-
-
-SMALLEST_RATIO, LARGEST_RATIO = 1e-8, 1e8  # keep the logarithm and the square finite
-DEAD_ZONE = 1e-4  # a drift network's output counts from here on, so that there is no drift around ratio 1
-LARGEST_EXPONENT = 6.0  # a learned value loss is 1/400 to 400 times the hand-written one: unbounded, it came to 1e8
 
 
 class LossNetwork(nn.Module):
@@ -161,9 +119,25 @@ class LossNetwork(nn.Module):
         return nn.Dense(1, use_bias=self.use_bias, kernel_init=last)(hidden).squeeze(-1)
 
 
-def value_features(value, target, old_value):
-    """(B,) each -> (B, 3): the differences, with arcsinh to keep their sign and tame their size."""
-    return jnp.arcsinh(jnp.stack([value - target, value - old_value, target - old_value], axis=-1))
+def learned_policy_objective(spec, params):
+    """A policy_objective for ppo_loss: -(r A - drift(r, A)), the drift never negative (Lu et al. 2022).
+
+    No biases, and a dead zone: at ratio 1 the drift and its gradient are exactly 0, as mirror learning asks for. From
+    the hand-written loss on, the network's output is added to PPO's drift, relu((r - clip(r, 1 - eps, 1 + eps)) A).
+    """
+    network = LossNetwork(spec, use_bias=False)
+
+    def policy_objective(ratio, advantage, config):
+        output = network.apply(params, drift_features(ratio, advantage))
+        if spec.start == "scratch":
+            drift = nn.relu(output - DEAD_ZONE)
+        else:
+            clipped = jnp.clip(ratio, 1.0 - config.clip_eps, 1.0 + config.clip_eps)
+            change = output - jnp.clip(output, -DEAD_ZONE, DEAD_ZONE)
+            drift = nn.relu(nn.relu((ratio - clipped) * advantage) + change)
+        return drift - ratio * advantage
+
+    return policy_objective
 
 
 def drift_features(ratio, advantage):
@@ -188,25 +162,9 @@ def learned_value_objective(spec, params):
     return value_objective
 
 
-def learned_policy_objective(spec, params):
-    """A policy_objective for ppo_loss: -(r A - drift(r, A)), the drift never negative (Lu et al. 2022).
-
-    No biases, and a dead zone: at ratio 1 the drift and its gradient are exactly 0, as mirror learning asks for. From
-    the hand-written loss on, the network's output is added to PPO's drift, relu((r - clip(r, 1 - eps, 1 + eps)) A).
-    """
-    network = LossNetwork(spec, use_bias=False)
-
-    def policy_objective(ratio, advantage, config):
-        output = network.apply(params, drift_features(ratio, advantage))
-        if spec.start == "scratch":
-            drift = nn.relu(output - DEAD_ZONE)
-        else:
-            clipped = jnp.clip(ratio, 1.0 - config.clip_eps, 1.0 + config.clip_eps)
-            change = output - jnp.clip(output, -DEAD_ZONE, DEAD_ZONE)
-            drift = nn.relu(nn.relu((ratio - clipped) * advantage) + change)
-        return drift - ratio * advantage
-
-    return policy_objective
+def value_features(value, target, old_value):
+    """(B,) each -> (B, 3): the differences, with arcsinh to keep their sign and tame their size."""
+    return jnp.arcsinh(jnp.stack([value - target, value - old_value, target - old_value], axis=-1))
 
 
 def dpo_objective(ratio, advantage, config, alpha=2.0, beta=0.6):
@@ -230,12 +188,8 @@ def init_params(spec, key):
 
 def learned_objectives(spec, params):
     """The objectives to hand to ppo_loss, by argument name."""
-    objectives = {}
-    if "value" in params:
-        objectives["value_objective"] = learned_value_objective(spec, params["value"])
-    if "policy" in params:
-        objectives["policy_objective"] = learned_policy_objective(spec, params["policy"])
-    return objectives
+    makers = {"value": learned_value_objective, "policy": learned_policy_objective}
+    return {f"{term}_objective": makers[term](spec, params[term]) for term in params}
 
 
 LOSSES = {  # (spec, params) -> a loss_fn for ppo.make_train
@@ -249,54 +203,6 @@ TUNING = {
     "policy": {"clip_eps": (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)},
     "both": {"vf_coef": (0.5, 0.1, 0.02, 5e-3, 1e-3, 2e-4), "clip_eps": (0.1, 0.2, 0.3, 0.5, 0.8)},
 }
-
-
-class LearnedLoss(NamedTuple):
-    """What a learned_loss.npz holds."""
-
-    spec: LossSpec
-    learned: Any  # parameters of the loss that evolution found
-    first: Any  # parameters of the loss that evolution began with
-    config: dict  # of the evolution
-
-
-def save_loss(path, config, learned, first):
-    """Writes a learned loss to an .npz file: plain arrays, and the settings as JSON."""
-    arrays = {"/".join(k): np.asarray(v) for k, v in flatten_dict({"learned": learned, "first": first}).items()}
-    settings = {"config": asdict(config), "spec": loss_spec(config)._asdict()}
-    settings = json.dumps(settings, default=lambda number: number.item())  # NumPy's and JAX's numbers
-    with open(path, "wb") as file:  # np.savez would change the name of a path without .npz
-        np.savez(file, settings=settings, **arrays)
-
-
-def read_loss(path):
-    """Reads a LearnedLoss from an .npz file, or from the run directory that holds it; raises ValueError if it can't."""
-    path = Path(path) / "learned_loss.npz" if Path(path).is_dir() else Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        settings = json.loads(str(arrays.pop("settings")))
-        spec, config = LossSpec(**settings["spec"]), settings["config"]
-        if not isinstance(config, dict) or spec.learn not in CHOICES["learn"] or spec.start not in CHOICES["start"]:
-            raise ValueError(f"{spec} is unknown here")
-        found = unflatten_dict({tuple(k.split("/")): v for k, v in arrays.items()})
-        expected = jax.eval_shape(functools.partial(init_params, spec), jax.random.key(0))
-        shapes = [jax.tree.map(lambda x: (x.shape, x.dtype.name), tree) for tree in (found, expected)]
-    except FileNotFoundError:
-        raise ValueError(f"there is no learned loss at {path}: give a run directory or its learned_loss.npz") from None
-    except (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, BadZipFile) as error:
-        raise ValueError(f"{path} is no whole learned loss ({type(error).__name__}): give another file") from error
-    whole = shapes[0] == {"learned": shapes[1], "first": shapes[1]}
-    if not whole or not all(np.isfinite(x).all() for x in arrays.values()):
-        raise ValueError(f"{path} holds arrays that do not belong to a loss of {spec}: give another file")
-    found = jax.tree.map(jnp.asarray, found)
-    return LearnedLoss(spec, found["learned"], found["first"], config)
-
-
-def load_loss(path):
-    """The loss_fn for ppo.make_train in a run directory or .npz file. Raises ValueError if it is damaged."""
-    found = read_loss(path)
-    return LOSSES["learned"](found.spec, found.learned)
 
 
 # --- Evolution --------------------------------------------------------------------------------------------------------
@@ -317,7 +223,7 @@ OUTCOMES = ("mean_over_training", "final_return")
 
 def evolved_outcome(config):
     """The one of OUTCOMES that is the fitness."""
-    return OUTCOMES[CHOICES["fitness"].index(config.fitness)]
+    return dict(mean=OUTCOMES[0], final=OUTCOMES[1])[config.fitness]
 
 
 def make_agent(config, env_id, loss):
@@ -353,7 +259,7 @@ def make_strategy(config, solution):
     algorithm = distribution_based_algorithms[config.strategy]
     accepted = inspect.signature(algorithm.__init__).parameters
     options = {}
-    if accepted["fitness_shaping_fn"].default is not weights_fitness_shaping_fn:
+    if not weighs_ranks(config.strategy):
         options = {
             "fitness_shaping_fn": identity_fitness_shaping_fn,
             "optimizer": optax.adam(decaying(config.es_lr, config.es_lr_decay)),
@@ -361,24 +267,40 @@ def make_strategy(config, solution):
         }
     elif config.fitness_shaping != "rank":
         raise ValueError(f"fitness_shaping must be rank for {config.strategy}, which weighs candidates by rank itself")
-    strategy = algorithm(config.population, solution, **{k: v for k, v in options.items() if k in accepted})
+    try:
+        strategy = algorithm(config.population, solution, **{k: v for k, v in options.items() if k in accepted})
+    except AssertionError as error:  # evosax: Open_ES and others draw candidates in pairs
+        raise ValueError(
+            f"population = {config.population} does not suit {config.strategy} ({error}): use {config.population + 1}"
+        ) from error
     params = strategy.default_params
     return strategy, params.replace(std_init=config.std_init) if hasattr(params, "std_init") else params
 
 
-def shape_fitness(fitness, how, key):
+def weighs_ranks(strategy):
+    """Whether a strategy, by name, weighs candidates by their rank itself: it can't weigh ranks that some share."""
+    arguments = inspect.signature(distribution_based_algorithms[strategy].__init__).parameters
+    return arguments["fitness_shaping_fn"].default is weights_fitness_shaping_fn
+
+
+def shape_fitness(fitness, how, key=None):
     """(P,) fitness, the higher the better, NaN worst of all -> (P,) cost, the lower the better, as evosax wants it.
 
-    rank: evenly spaced in [-0.5, 0.5]; equals are ordered by lot, for SNES and CMA_ES can't weigh shared ranks.
+    rank: evenly spaced in [-0.5, 0.5]; equals share the mean of their ranks, or with a key are ordered by lot.
     zscore: in standard deviations from the mean; those that failed count as the lowest.
     """
     failed = ~jnp.isfinite(fitness)
-    if how == "rank":
-        order = jnp.lexsort((jax.random.uniform(key, fitness.shape), jnp.where(failed, jnp.inf, -fitness)))
+    cost = jnp.where(failed, jnp.inf, -fitness)
+    if how == "rank" and key is not None:
+        order = jnp.lexsort((jax.random.uniform(key, fitness.shape), cost))
         rank = jnp.zeros_like(fitness).at[order].set(jnp.arange(len(fitness)))
-        return rank / (len(fitness) - 1) - 0.5
-    lowest = jnp.min(fitness, initial=jnp.inf, where=~failed)
-    return -jax.nn.standardize(jnp.where(failed, lowest, fitness), epsilon=1e-8)
+    elif how == "rank":
+        lower, equal = (cost < cost[:, None]).sum(axis=1), (cost == cost[:, None]).sum(axis=1)
+        rank = lower + (equal - 1) / 2
+    else:
+        lowest = jnp.min(fitness, initial=jnp.inf, where=~failed)
+        return -jax.nn.standardize(jnp.where(failed, lowest, fitness), epsilon=1e-8)
+    return rank / (len(fitness) - 1) - 0.5
 
 
 def relative_return(returns, baseline):
@@ -391,10 +313,11 @@ def relative_return(returns, baseline):
     return 1.0 + (returns - mean) / jnp.maximum(jnp.maximum(jnp.abs(mean), std), SMALLEST_UNIT)
 
 
-def make_evolve(config, spread=jax.vmap):
-    """Returns evolve(key, state=None, num_generations=all) -> (state, metrics): pure, made for jit.
+def make_train(config, spread=jax.vmap):
+    """Returns train(key, state=None, num_updates=config.num_updates) -> (state, metrics): pure, made for jit.
 
-    metrics: a dict of scalars per generation. From a given state evolution goes on and key is not used.
+    An update is a generation. metrics: a dict of scalars per generation, without env_steps, which can pass 2**31.
+    From a given state evolution goes on and key is not used.
     spread(function) maps a function over the leading axis of its arguments, as vmap does; another one can use more
     devices, or less memory.
     """
@@ -429,10 +352,12 @@ def make_evolve(config, spread=jax.vmap):
         several = len(config.env_ids) > 1
         fitness = (relative_return(returns, state.baseline) if several else returns).mean(axis=1)
 
-        cost = shape_fitness(fitness, config.fitness_shaping, tie_key)
+        cost = shape_fitness(fitness, config.fitness_shaping, tie_key if weighs_ranks(config.strategy) else None)
         moved, _ = strategy.tell(tell_key, candidates, cost, es_state, strategy_params)
         failed = ~jnp.isfinite(fitness)
-        es_state = jax.tree.map(lambda new, old: jnp.where(failed.all(), old, new), moved, es_state)
+        known = jnp.where(failed, -jnp.inf, fitness)
+        plateau = (known == known[0]).all()  # candidates that are all alike, or have all failed, say nothing
+        es_state = jax.tree.map(lambda new, old: jnp.where(plateau, old, new), moved, es_state)
         metrics = {
             "fitness_mean": jnp.mean(fitness, where=~failed),
             "fitness_std": jnp.std(fitness, where=~failed),
@@ -444,11 +369,12 @@ def make_evolve(config, spread=jax.vmap):
             metrics |= {f"return_{env_id}": each[i] for i, env_id in enumerate(config.env_ids)}
         return state._replace(es_state=es_state, generation=state.generation + 1, key=key), metrics
 
-    def evolve(key, state=None, num_generations=config.generations):
-        state = init(key) if state is None else state
-        return jax.lax.scan(generation, state, None, length=num_generations)
+    def train(key, state=None, num_updates=config.num_updates):
+        with jax.enable_x64(False):  # gymnax's environments would mix 32 and 64 bits
+            state = init(key) if state is None else state
+            return jax.lax.scan(generation, state, None, length=num_updates)
 
-    return evolve
+    return train
 
 
 def mean_params(config, state):
@@ -456,9 +382,71 @@ def mean_params(config, state):
     return make_strategy(config, state.first)[0].get_mean(state.es_state)
 
 
+# --- Presets ----------------------------------------------------------------------------------------------------------
+PRESETS = {
+    "cpu": {},  # the defaults above
+    # Lu 2023, "Achieving 4000x Speedups and Meta-Evolving Discoveries with PureJaxRL": 512 agents, 1024 generations,
+    # over 1e11 frames in all, which is some 190,000 for an agent; the strategy's settings are those of the preset cpu
+    "purejaxrl": {"population": 512, "generations": 1024, "total_timesteps": 190_976},
+    # Lu et al. 2022 (arXiv:2210.05639): drift network and OpenES; population, generations and agents are not theirs
+    "lpo": dict(
+        learn="policy", start="scratch", loss_hidden_size=128, population=64, generations=512, fitness="final",
+        std_init=0.04, std_decay=0.999, es_lr=0.01,
+    ),
+}  # fmt: skip
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+class LearnedLoss(NamedTuple):
+    """What a learned_loss.npz holds."""
+
+    spec: LossSpec
+    learned: Any  # parameters of the loss that evolution found
+    first: Any  # parameters of the loss that evolution began with
+    config: dict  # of the evolution
+
+
+def save_loss(path, config, learned, first):
+    """Writes a learned loss to an .npz file: plain arrays, and the settings as JSON."""
+    arrays = {"/".join(k): np.asarray(v) for k, v in flatten_dict({"learned": learned, "first": first}).items()}
+    settings = {"config": asdict(config), "spec": loss_spec(config)._asdict()}
+    settings = json.dumps(settings, default=lambda number: number.item())  # NumPy's and JAX's numbers
+    with open(path, "wb") as file:  # np.savez would change the name of a path without .npz
+        np.savez(file, settings=settings, **arrays)
+
+
+def read_loss(path):
+    """Reads a LearnedLoss from an .npz file, or from the run directory that holds it; raises ValueError if it can't."""
+    path = Path(path) / "learned_loss.npz" if Path(path).is_dir() else Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        settings = json.loads(str(arrays.pop("settings")))
+        spec, config = LossSpec(**settings["spec"]), dict(settings["config"])
+        found = unflatten_dict({tuple(k.split("/")): v for k, v in arrays.items()})
+        expected = jax.eval_shape(functools.partial(init_params, spec), jax.random.key(0))
+        shapes = [jax.tree.map(lambda x: (x.shape, x.dtype.name), tree) for tree in (found, expected)]
+    except FileNotFoundError:
+        raise ValueError(f"there is no learned loss at {path}: give a run directory or its learned_loss.npz") from None
+    except (OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, BadZipFile) as error:
+        raise ValueError(f"{path} is no whole learned loss ({type(error).__name__}): give another file") from error
+    whole = shapes[0] == {"learned": shapes[1], "first": shapes[1]}
+    if not whole or not all(np.isfinite(x).all() for x in arrays.values()):
+        raise ValueError(f"{path} holds arrays that do not belong to a loss of {spec}: give another file")
+    found = jax.tree.map(jnp.asarray, found)
+    return LearnedLoss(spec, found["learned"], found["first"], config)
+
+
+def load_loss(path):
+    """The loss_fn for ppo.make_train in a run directory or .npz file. Raises ValueError if it is damaged."""
+    found = read_loss(path)
+    return LOSSES["learned"](found.spec, found.learned)
+
+
 if __name__ == "__main__":
     import sys
 
-    from runner.evolve import main
+    from runner import main
+    from runner.evolution import Evolution
 
-    main(sys.modules[__name__])
+    main(__file__, Config, ppo.make_env, make_train, kind=Evolution(sys.modules[__name__]))

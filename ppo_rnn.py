@@ -6,6 +6,7 @@
 PPO is Schulman et al. 2017, arXiv:1707.06347; the memory is a GRU (Cho et al. 2014, arXiv:1406.1078) or an LSTM.
 The whole run (environment, rollout, advantage, update) is the pure function `train(key)` made by `make_train(config)`:
 `jit` it for one agent, `vmap` it over keys for many seeds, or over any float field of Config for a grid.
+A field of Config is a flag, a field of TrainState is kept in checkpoints, a key of metrics is a column of metrics.csv.
 The details that make PPO work are numbered after Huang et al. 2022, "The 37 Implementation Details of PPO"
 (https://iclr-blog-track.github.io/2022/03/25/ppo-implementation-details/): G general, C continuous actions, L memory.
 
@@ -14,19 +15,20 @@ E = embedding_size, H = hidden_size, G = gates of the cell, A = actions. A `carr
 pair of them of an LSTM.
 """
 
-import difflib
+import ast
 import functools
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
+import chex
 import distrax
 import flax.linen as nn
 import gymnax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from flax.linen.initializers import orthogonal
 from gymnax.environments import spaces
 from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
 from gymnax.wrappers.purerl import GymnaxWrapper
@@ -35,7 +37,7 @@ from gymnax.wrappers.purerl import GymnaxWrapper
 # --- Config -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Config:
-    """int, bool and str fields are static, floats may be traced arrays. num_envs and lr are larger than ppo.py's."""
+    """Every field is a flag. Floats may be traced arrays, all else is static. num_envs and lr are above ppo.py's."""
 
     env_id: str = "MemoryChain-bsuite"  # any gymnax environment with Box observations
     env_params: str = ""  # changes to the environment's own parameters, as in "memory_length=10"
@@ -44,24 +46,37 @@ class Config:
     num_steps: int = 128  # T, steps per environment and update
     num_minibatches: int = 4  # minibatches per epoch, made of whole environments; must divide num_envs
     update_epochs: int = 4  # passes over the rollout per update
-    lr: float = 1e-3  # Adam's step size
+    lr: float = 1e-3  # learning rate of Adam
     anneal_lr: bool = True  # lower lr linearly to 0 over the run
     gamma: float = 0.99  # discount
     gae_lambda: float = 0.95  # GAE's bias (0) against variance (1)
-    clip_eps: float = 0.2  # how far the probability ratio, and the value, may move per update
+    clip_eps: float = 0.2  # the probability ratio is clipped to 1 +- this; with clip_value the value's change, too
     clip_value: bool = True  # clip the value loss as well as the policy loss
     ent_coef: float = 0.01  # weight of the entropy bonus; continuous control mostly wants 0
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # gradients are clipped to this global norm
-    activation: str = "tanh"  # tanh or relu
+    activation: Literal["tanh", "relu"] = "tanh"  # of the layers beside the memory
     embedding_size: int = 64  # E, width of the layer between observation and memory
-    cell: str = "gru"  # gru or lstm
+    cell: Literal["gru", "lstm"] = "gru"  # the kind of memory
     hidden_size: int = 64  # H, width of the memory, and of the hidden layer of the actor and of the critic
     normalize_obs: bool = False  # running normalisation of observations, clipped to +-10; for continuous control
-    scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; for continuous control
+    scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; where returns are large
 
     def __post_init__(self):
-        check_config(self)
+        size, count = self.steps_per_update, self.num_minibatches
+        if self.num_envs % count:
+            fitting = max(m for m in range(1, min(count, self.num_envs) + 1) if self.num_envs % m == 0)
+            raise ValueError(
+                f"num_envs = {self.num_envs} can't be cut into num_minibatches = {count} equal parts, and a sequence"
+                f" must stay whole: use num_minibatches = {fitting}"
+            )
+        if size < 2 * count:  # advantages are normalised per minibatch: one sample alone would become 0
+            raise ValueError("num_steps = 1 leaves one sample per minibatch: use num_steps = 2 or more")
+        if self.num_updates < 1:
+            raise ValueError(
+                f"total_timesteps = {self.total_timesteps} is less than one update, num_envs * num_steps = {size}"
+                f" env steps, so nothing would be trained: use at least {size}"
+            )
 
     @property
     def steps_per_update(self):
@@ -72,269 +87,7 @@ class Config:
         return self.total_timesteps // self.steps_per_update
 
 
-ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
-LARGEST = float(np.finfo(np.float32).max)  # what JAX's floats can hold
-
-
-def check_config(config):
-    """Raises ValueError, saying what to use instead, for settings that can't train. Traced floats pass unchecked."""
-    for field in fields(config):
-        name, value, default = field.name, getattr(config, field.name), field.default
-        kind = field.type if isinstance(field.type, type) else object  # tuple[int, ...] and the like: unchecked
-        kind = {int: (int, np.integer), float: (int, float, np.number, jax.Array)}.get(kind, kind)
-        of_kind = isinstance(value, kind) and (field.type is bool or not isinstance(value, bool))
-        if not of_kind or getattr(value, "shape", ()):
-            raise ValueError(f"{name} must be of type {field.type.__name__}, not {value!r} (default {default})")
-        if field.type is int and not 1 <= value < 2**31:
-            raise ValueError(f"{name} must be a whole number from 1 to 2**31 - 1, not {value} (default {default})")
-        if field.type is float and not isinstance(value, jax.core.Tracer):
-            number = float(value)  # inside a jit, comparing a jax.Array would be a part of the program
-            if name in ("gamma", "gae_lambda") and not 0 <= number <= 1:
-                raise ValueError(f"{name} must be in [0, 1], not {value} (default {default})")
-            if not 0 <= number <= LARGEST:
-                raise ValueError(f"{name} must be finite and not negative, not {value} (default {default})")
-            if name == "max_grad_norm" and not number:
-                raise ValueError("max_grad_norm = 0 would undo every update: use a large one, 1e9, for no clipping")
-    for name, choices in (("activation", ACTIVATIONS), ("cell", CELLS)):
-        if getattr(config, name) not in choices:
-            raise ValueError(f"{name} must be {' or '.join(choices)}, not {getattr(config, name)!r}")
-    size, count = config.steps_per_update, config.num_minibatches
-    if config.num_envs % count:
-        fitting = max(m for m in range(1, min(count, config.num_envs) + 1) if config.num_envs % m == 0)
-        raise ValueError(
-            f"num_envs = {config.num_envs} can't be cut into num_minibatches = {count} equal parts, and a sequence must"
-            f" stay whole: use num_minibatches = {fitting}"
-        )
-    if size < 2 * count:  # advantages are normalised per minibatch: one sample alone would become 0
-        raise ValueError("num_steps = 1 leaves one sample per minibatch: use num_steps = 2 or more")
-    if config.total_timesteps < size:
-        raise ValueError(
-            f"total_timesteps = {config.total_timesteps} is less than one update, num_envs * num_steps = {size}"
-            f" env steps, so nothing would be trained: use at least {size}"
-        )
-    make_env(config.env_id, config.env_params)
-
-
-@functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
-def make_env(env_id, changes):
-    """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`."""
-    if env_id not in gymnax.registered_envs:
-        lowered = {name.lower(): name for name in gymnax.registered_envs}
-        near = difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)
-        names = ", ".join(lowered[name] for name in near) or ", ".join(gymnax.registered_envs)
-        raise ValueError(f"env_id {env_id!r} is not a gymnax environment; did you mean: {names}")
-    try:
-        with jax.ensure_compile_time_eval():  # the cache must not keep a tracer where the first call is inside a jit
-            env, env_params = gymnax.make(env_id)
-    except Exception as error:  # a factory may do anything: MNISTBandit-bsuite downloads its data
-        raise ValueError(f"env_id {env_id!r} can't be made here ({error}); use another env_id") from error
-    env_params = change_env_params(env_id, env_params, changes)
-    obs_space, action_space = env.observation_space(env_params), env.action_space(env_params)
-    if not isinstance(obs_space, spaces.Box):
-        raise ValueError(
-            f"env_id {env_id!r} observes {obs_space}, which no script here can read: wrap it to give a Box"
-        )
-    if not isinstance(action_space, (spaces.Discrete, spaces.Box)):
-        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
-    if isinstance(action_space, spaces.Box):
-        env = ClipActionWrapper(env)
-    return LogWrapper(FlattenObservationWrapper(env)), env_params
-
-
-def change_env_params(env_id, env_params, changes):
-    """Returns env_params with changes written as "name=value,name=value". Raises ValueError for what can't be set."""
-    if not changes:
-        return env_params
-    settable = {k: v for k, v in vars(env_params).items() if isinstance(v, (bool, int, float))}
-    values = {}
-    for change in changes.split(","):
-        name, _, text = (part.strip() for part in change.partition("="))
-        if name not in settable:
-            known = ", ".join(f"{k}={v}" for k, v in settable.items())
-            raise ValueError(f"env_params: {env_id} has no parameter {name!r} to set; it has, by default: {known}")
-        if name in values:
-            raise ValueError(f"env_params names {name} twice: give it one value")
-        kind = type(settable[name])
-        try:
-            value = {"true": True, "false": False}[text.lower()] if kind is bool else float(text)
-        except (KeyError, ValueError):
-            value = math.nan
-        if not abs(value) < (2**31 if kind is int else LARGEST) or (kind is int and value % 1):
-            raise ValueError(
-                f"env_params: {change!r} needs a value of type {kind.__name__}, as in {name}={settable[name]}"
-            )
-        if name == "max_steps_in_episode" and value < 1:
-            raise ValueError(f"env_params: max_steps_in_episode must be at least 1, not {text}")
-        values[name] = kind(value)
-    return replace(env_params, **values)
-
-
-class ClipActionWrapper(GymnaxWrapper):
-    """Clips actions to the environment's bounds; at the environment, for the ratio needs the action as sampled (C5)."""
-
-    def step(self, key, state, action, params=None):
-        space = self._env.action_space(params)
-        return self._env.step(key, state, jnp.clip(action.reshape(space.shape), space.low, space.high), params)
-
-
-# --- Network ----------------------------------------------------------------------------------------------------------
-def gru(carry, inputs, memories):
-    """A step of a GRU (Cho et al. 2014), reset gate after the product: carry (..., H), what the observation and what
-    the memory add to the gates (..., 3H) -> carry (..., H)."""
-    reset, update, new = jnp.split(inputs, 3, axis=-1)
-    memory_reset, memory_update, memory_new = jnp.split(memories, 3, axis=-1)
-    new = nn.tanh(new + nn.sigmoid(reset + memory_reset) * memory_new)
-    update = nn.sigmoid(update + memory_update)
-    return (1.0 - update) * new + update * carry
-
-
-def lstm(carry, inputs, memories):
-    """A step of an LSTM (Gers et al. 2000): carry, a pair (cell, output) of (..., H), both (..., 4H) -> carry."""
-    into, keep, new, out = jnp.split(inputs + memories, 4, axis=-1)
-    cell = nn.sigmoid(keep) * carry[0] + nn.sigmoid(into) * nn.tanh(new)
-    return cell, nn.sigmoid(out) * nn.tanh(cell)
-
-
-CELLS, GATES = {"gru": gru, "lstm": lstm}, {"gru": 3, "lstm": 4}
-
-
-def orthogonal_per_gate(key, shape, dtype=jnp.float32):
-    """(H, G * H): as many orthogonal matrices side by side as there are gates."""
-    keys, square = jax.random.split(key, shape[1] // shape[0]), (shape[0], shape[0])
-    blocks = jax.vmap(lambda key: nn.initializers.orthogonal()(key, square, dtype))(keys)
-    return blocks.swapaxes(0, 1).reshape(shape)
-
-
-class RecurrentActorCritic(nn.Module):
-    """Embedding, memory, and an actor and a critic that both read the memory."""
-
-    action_space: spaces.Discrete | spaces.Box
-    embedding_size: int
-    cell: str
-    hidden_size: int
-    activation: str
-
-    def setup(self):
-        discrete = isinstance(self.action_space, spaces.Discrete)
-        action_dim = self.action_space.n if discrete else math.prod(self.action_space.shape)
-        self.embedding = self.dense(self.embedding_size, math.sqrt(2))
-        size = GATES[self.cell] * self.hidden_size
-        self.input_gates = nn.Dense(size)
-        self.memory_gates = nn.Dense(size, kernel_init=orthogonal_per_gate)
-        self.actor = self.head(action_dim, 0.01)  # a small last gain keeps the first policy near uniform (G2)
-        self.critic = self.head(1, 1.0)
-        self.log_std = None if discrete else self.param("log_std", nn.initializers.zeros, (action_dim,))  # C2
-
-    def dense(self, size, gain):
-        return nn.Dense(size, kernel_init=nn.initializers.orthogonal(gain))  # and zero biases (G2)
-
-    def head(self, output_size, output_gain):
-        hidden, output = self.dense(self.hidden_size, math.sqrt(2)), self.dense(output_size, output_gain)
-        return nn.Sequential([hidden, ACTIVATIONS[self.activation], output])
-
-    def embed(self, obs):
-        """(..., D) -> (..., G * H), what the observation adds to the gates"""
-        return self.input_gates(ACTIVATIONS[self.activation](self.embedding(obs)))
-
-    def policy(self, carry):
-        """(..., H) -> Categorical over A actions, or a diagonal Gaussian with a state-independent std (C1 to C3)."""
-        output = self.actor(output_of(carry))
-        if self.log_std is None:
-            return distrax.Categorical(logits=output)
-        return distrax.MultivariateNormalDiag(output, jnp.broadcast_to(jnp.exp(self.log_std), output.shape))
-
-    def value(self, carry):
-        """(..., H) -> (...)"""
-        return self.critic(output_of(carry)).squeeze(-1)
-
-    def heads(self, carry):
-        return self.policy(carry), self.value(carry)
-
-    def remember(self, carry, obs):
-        """carry (..., H), obs (..., D) -> carry (..., H), in which obs has been seen.
-
-        The learner replays this with unroll and scan_memory, for speed not through here: whatever is changed here must
-        be changed there, or the policy that learns is not the one that acted.
-        """
-        return CELLS[self.cell](carry, self.embed(obs), self.memory_gates(output_of(carry)))
-
-    def __call__(self, carry, obs):
-        return self.heads(self.remember(carry, obs))
-
-
-def output_of(carry):
-    """What the heads read: a GRU's hidden state is its output; an LSTM carries (cell, output)."""
-    return jax.tree.leaves(carry)[-1]
-
-
-def make_network(config):
-    env, env_params = make_env(config.env_id, config.env_params)
-    action_space = env.action_space(env_params)
-    return RecurrentActorCritic(action_space, config.embedding_size, config.cell, config.hidden_size, config.activation)
-
-
 # --- Algorithm --------------------------------------------------------------------------------------------------------
-def reset_memory(carry, done):
-    """A fresh episode's memory, zeros, where done (...); the old one (..., H) elsewhere (L)."""
-    return jax.tree.map(lambda x: jnp.where(done[..., None], 0.0, x), carry)
-
-
-def unroll(network, params, carry, obs, done):
-    """Replays sequences: what was remembered after each observation, reset where an episode ended.
-
-    The same as a scan over network.apply(params, carry, obs, method="remember") and reset_memory, and faster.
-
-    Args: carry (S, H), before the first observation; obs (S, T, D); done (S, T), whether the step ended its episode.
-    Returns: carry (S, T, H), before the reset that done asks for: what the policy acted on.
-    """
-    inputs = network.apply(params, obs, method="embed")  # outside the scan: one product for all steps
-    weights = params["params"]["memory_gates"]
-    carries = remember_all(CELLS[network.cell], weights, done.swapaxes(0, 1), carry, inputs.swapaxes(0, 1))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), carries)
-
-
-def scan_memory(cell, weights, done, carry, inputs, added):
-    """The cell over T steps, reset where an episode ended.
-
-    Args: done (T, S); carry (S, H), before the first step; inputs (T, S, G * H), the observations' part of the gates;
-    added (T, S, G * H), to the memory's part: zeros, for the sake of their gradient.
-    Returns: the carry after each step, before its reset, and the hidden state that the step began with, (T, S, H).
-    """
-
-    def step(carry, x):
-        inputs, added, done = x
-        hidden = output_of(carry)
-        carry = cell(carry, inputs, hidden @ weights["kernel"] + weights["bias"] + added)
-        return reset_memory(carry, done), (carry, hidden)
-
-    return jax.lax.scan(step, carry, (inputs, added, done))[1]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def remember_all(cell, weights, done, carry, inputs):
-    """scan_memory's first result. Its gradient is JAX's own but for the weights', which is one product over all steps
-    when the scan is through, where JAX would add up a small one per step (16 seeds on 2 cores: 1.5 times the
-    env steps/s of flax's cells in a scan, which also take the observation's part step by step; 1.35 without this).
-    """
-    return scan_memory(cell, weights, done, carry, inputs, jnp.zeros_like(inputs))[0]
-
-
-def remember_all_forward(cell, weights, done, carry, inputs):
-    scan = functools.partial(scan_memory, cell, weights, done)
-    carries, backward, hidden = jax.vjp(scan, carry, inputs, jnp.zeros_like(inputs), has_aux=True)
-    return carries, (backward, hidden)
-
-
-def remember_all_backward(cell, saved, gradient):
-    backward, hidden = saved
-    to_carry, to_inputs, to_products = backward(gradient)
-    to_weights = {"kernel": jnp.einsum("tsh,tsg->hg", hidden, to_products), "bias": to_products.sum(axis=(0, 1))}
-    return to_weights, None, to_carry, to_inputs
-
-
-remember_all.defvjp(remember_all_forward, remember_all_backward)
-
-
 def gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
     """Generalised advantage estimation (G5; Schulman et al. 2016, arXiv:1506.02438, eq. 16), cut where episodes end.
 
@@ -346,6 +99,7 @@ def gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
     which at an episode's end is its final observation and not the next episode's first; gamma, gae_lambda: scalars.
     Returns: advantage (T, ...), in units of reward.
     """
+    chex.assert_equal_shape([reward, value, next_value, terminated, done])
     delta = reward + gamma * (1.0 - terminated) * next_value - value
     decay = gamma * gae_lambda * (1.0 - done)
 
@@ -357,7 +111,10 @@ def gae(reward, value, next_value, terminated, done, gamma, gae_lambda):
 
 
 def clipped_surrogate(ratio, advantage, config):
-    """Policy loss per sample, (S, T) (Schulman et al. 2017, eq. 7; G8): -min(r A, clip(r, 1 - eps, 1 + eps) A)."""
+    """Policy loss per sample, (S, T) (Schulman et al. 2017, eq. 7; G8):
+
+    -min(ratio * advantage, clip(ratio, 1 - clip_eps, 1 + clip_eps) * advantage)
+    """
     clipped = jnp.clip(ratio, 1.0 - config.clip_eps, 1.0 + config.clip_eps)
     return -jnp.minimum(ratio * advantage, clipped * advantage)
 
@@ -369,6 +126,19 @@ def clipped_squared_error(value, target, old_value, config):
         clipped = old_value + jnp.clip(value - old_value, -config.clip_eps, config.clip_eps)
         squared_error = jnp.maximum(squared_error, jnp.square(clipped - target))
     return 0.5 * squared_error
+
+
+class Batch(NamedTuple):
+    """What the loss sees, whole sequences: (N, T, ...) after the rollout, (S, T, ...) in a minibatch."""
+
+    carry: Any  # (S, H), at the start of the sequence
+    obs: jax.Array
+    done: jax.Array  # where to reset the memory again
+    action: jax.Array
+    log_prob: jax.Array  # of action, before the update
+    value: jax.Array  # before the update
+    advantage: jax.Array
+    target: jax.Array  # advantage + value, the TD(lambda) return
 
 
 def ppo_loss(
@@ -383,9 +153,10 @@ def ppo_loss(
     log_ratio = distribution.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
     advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)  # per minibatch (G7)
-    policy_loss = policy_objective(ratio, advantage, config).mean()
-    value_loss = value_objective(value, batch.target, batch.value, config).mean()
-    entropy = distribution.entropy().mean()
+    policy_losses = policy_objective(ratio, advantage, config)
+    value_losses = value_objective(value, batch.target, batch.value, config)
+    chex.assert_equal_shape([value, batch.target, batch.value, advantage, ratio, policy_losses, value_losses])
+    policy_loss, value_loss, entropy = policy_losses.mean(), value_losses.mean(), distribution.entropy().mean()
     metrics = {
         "policy_loss": policy_loss,
         "value_loss": value_loss,
@@ -436,6 +207,172 @@ def discounted_sums(reward, done, start, gamma):
     return sums, carried
 
 
+def gru(carry, inputs, memories):
+    """A step of a GRU (Cho et al. 2014), reset gate after the product: carry (..., H), what the observation and what
+    the memory add to the gates (..., 3H) -> carry (..., H)."""
+    reset, update, new = jnp.split(inputs, 3, axis=-1)
+    memory_reset, memory_update, memory_new = jnp.split(memories, 3, axis=-1)
+    new = nn.tanh(new + nn.sigmoid(reset + memory_reset) * memory_new)
+    update = nn.sigmoid(update + memory_update)
+    return (1.0 - update) * new + update * carry
+
+
+def lstm(carry, inputs, memories):
+    """A step of an LSTM (Gers et al. 2000): carry, a pair (cell, output) of (..., H), both (..., 4H) -> carry."""
+    into, keep, new, out = jnp.split(inputs + memories, 4, axis=-1)
+    cell = nn.sigmoid(keep) * carry[0] + nn.sigmoid(into) * nn.tanh(new)
+    return cell, nn.sigmoid(out) * nn.tanh(cell)
+
+
+CELLS, GATES = {"gru": gru, "lstm": lstm}, {"gru": 3, "lstm": 4}
+
+
+def output_of(carry):
+    """What the heads read: a GRU's hidden state is its output; an LSTM carries (cell, output)."""
+    return jax.tree.leaves(carry)[-1]
+
+
+def reset_memory(carry, done):
+    """A fresh episode's memory, zeros, where done (...); the old one (..., H) elsewhere (L)."""
+    return jax.tree.map(lambda x: jnp.where(done[..., None], 0.0, x), carry)
+
+
+# --- Network ----------------------------------------------------------------------------------------------------------
+def orthogonal_per_gate(key, shape, dtype=jnp.float32):
+    """(H, G * H): as many orthogonal matrices side by side as there are gates."""
+    keys, square = jax.random.split(key, shape[1] // shape[0]), (shape[0], shape[0])
+    blocks = jax.vmap(lambda key: orthogonal()(key, square, dtype))(keys)
+    return blocks.swapaxes(0, 1).reshape(shape)
+
+
+class Memory(nn.Module):
+    """One step of the memory, the same one for acting and for learning."""
+
+    cell: str
+    hidden_size: int
+
+    @nn.compact
+    def __call__(self, carry, embedded, added=0.0):
+        """carry (..., H), embedded (..., G * H), what the observation adds to the gates -> carry (..., H).
+
+        added: (..., G * H), to what the memory adds to the gates; see remember_all.
+        """
+        size = GATES[self.cell] * self.hidden_size
+        kernel = self.param("kernel", orthogonal_per_gate, (self.hidden_size, size))
+        bias = self.param("bias", nn.initializers.zeros, (size,))
+        return CELLS[self.cell](carry, embedded, output_of(carry) @ kernel + bias + added)
+
+
+class RecurrentActorCritic(nn.Module):
+    """Embedding, memory, and an actor and a critic that both read the memory."""
+
+    action_space: spaces.Discrete | spaces.Box
+    embedding_size: int
+    cell: str
+    hidden_size: int
+    activation: str
+
+    def setup(self):
+        discrete = isinstance(self.action_space, spaces.Discrete)
+        action_dim = self.action_space.n if discrete else math.prod(self.action_space.shape)
+        self.nonlinear = {"tanh": nn.tanh, "relu": nn.relu}[self.activation]
+        self.embedding = self.dense(self.embedding_size, math.sqrt(2))
+        self.input_gates = nn.Dense(GATES[self.cell] * self.hidden_size)
+        self.memory_gates = Memory(self.cell, self.hidden_size)
+        self.actor = self.head(action_dim, 0.01)  # a small last gain keeps the first policy near uniform (G2)
+        self.critic = self.head(1, 1.0)
+        self.log_std = None if discrete else self.param("log_std", nn.initializers.zeros, (action_dim,))  # C2
+
+    def dense(self, size, gain):
+        return nn.Dense(size, kernel_init=orthogonal(gain))  # and zero biases (G2)
+
+    def head(self, output_size, output_gain):
+        hidden, output = self.dense(self.hidden_size, math.sqrt(2)), self.dense(output_size, output_gain)
+        return nn.Sequential([hidden, self.nonlinear, output])
+
+    def embed(self, obs):
+        """(..., D) -> (..., G * H), what the observation adds to the gates"""
+        return self.input_gates(self.nonlinear(self.embedding(obs)))
+
+    def remember(self, carry, obs):
+        """carry (..., H), obs (..., D) -> carry (..., H), in which obs has been seen."""
+        return self.memory_gates(carry, self.embed(obs))
+
+    def heads(self, carry):
+        """carry (..., H) -> the policy, a distribution over actions, and the value (...).
+
+        The policy is Categorical, or a diagonal Gaussian whose std does not depend on the observation (C1 to C3).
+        """
+        output, value = self.actor(output_of(carry)), self.critic(output_of(carry)).squeeze(-1)
+        if self.log_std is None:
+            return distrax.Categorical(logits=output), value
+        return distrax.MultivariateNormalDiag(output, jnp.broadcast_to(jnp.exp(self.log_std), output.shape)), value
+
+    def __call__(self, carry, obs):
+        return self.heads(self.remember(carry, obs))
+
+
+def make_network(config):
+    env, env_params = make_env(config.env_id, config.env_params)
+    action_space = env.action_space(env_params)
+    return RecurrentActorCritic(action_space, config.embedding_size, config.cell, config.hidden_size, config.activation)
+
+
+def unroll(network, params, carry, obs, done):
+    """Replays sequences: what was remembered after each observation, reset where an episode ended.
+
+    Args: carry (S, H), before the first observation; obs (S, T, D); done (S, T), whether the step ended its episode.
+    Returns: carry (S, T, H), before the reset that done asks for: what the policy acted on.
+    """
+    embedded = network.apply(params, obs, method="embed")  # outside the scan: one product for all steps
+    memory, weights = Memory(network.cell, network.hidden_size), params["params"]["memory_gates"]
+    carries = remember_all(memory, weights, done.swapaxes(0, 1), carry, embedded.swapaxes(0, 1))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), carries)
+
+
+def scan_memory(memory, weights, done, carry, embedded, added):
+    """The memory over T steps, reset where an episode ended.
+
+    Args: done (T, S); carry (S, H), before the first step; embedded, added: (T, S, G * H), see Memory.
+    Returns: the carry after each step, before its reset, and the output that the step began with, (T, S, H).
+    """
+
+    def step(carry, x):
+        embedded, added, done = x
+        before = output_of(carry)
+        carry = memory.apply({"params": weights}, carry, embedded, added)
+        return reset_memory(carry, done), (carry, before)
+
+    return jax.lax.scan(step, carry, (embedded, added, done))[1]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def remember_all(memory, weights, done, carry, embedded):
+    """scan_memory's first result, differentiated faster.
+
+    Its gradient is the one that JAX would compute. Only for the memory's weights JAX would add up T small
+    products, step by step; here one product over all steps follows the scan. With 16 seeds on 2 cores that makes 1.5
+    times the env steps/s of flax's own cells in a scan, 1.35 times without it.
+    """
+    return scan_memory(memory, weights, done, carry, embedded, jnp.zeros_like(embedded))[0]
+
+
+def remember_all_forward(memory, weights, done, carry, embedded):
+    scan = functools.partial(scan_memory, memory, weights, done)
+    carries, backward, before = jax.vjp(scan, carry, embedded, jnp.zeros_like(embedded), has_aux=True)
+    return carries, (backward, before)
+
+
+def remember_all_backward(memory, saved, gradient):
+    backward, before = saved
+    to_carry, to_embedded, to_products = backward(gradient)
+    to_weights = {"kernel": jnp.einsum("tsh,tsg->hg", before, to_products), "bias": to_products.sum(axis=(0, 1))}
+    return to_weights, None, to_carry, to_embedded
+
+
+remember_all.defvjp(remember_all_forward, remember_all_backward)
+
+
 # --- Training ---------------------------------------------------------------------------------------------------------
 class TrainState(NamedTuple):
     """Everything that one update hands to the next; exactly what a checkpoint holds."""
@@ -463,25 +400,10 @@ class Transition(NamedTuple):
     terminated: jax.Array  # the episode ended by itself: its future is worth 0
     done: jax.Array  # terminated or cut by the time limit
     carry: Any  # what was remembered after obs: what the action was chosen from
-    final_obs: jax.Array  # what the action led to, also where `obs` of the next step is a new episode's first
-    episode_return: jax.Array  # of the last episode that ended, valid where done
-    episode_length: jax.Array
+    info: dict  # gymnax's; final_observation is what the action led to, even where obs is a new episode's first by then
 
 
-class Batch(NamedTuple):
-    """What the loss sees, whole sequences: (N, T, ...) after the rollout, (S, T, ...) in a minibatch."""
-
-    carry: Any  # (S, H), at the start of the sequence
-    obs: jax.Array
-    done: jax.Array  # where to reset the memory again
-    action: jax.Array
-    log_prob: jax.Array  # of action, before the update
-    value: jax.Array  # before the update
-    advantage: jax.Array
-    target: jax.Array  # advantage + value, the TD(lambda) return
-
-
-def make_policy(config):
+def make_policy(config, network_fn=make_network):
     """Returns (init_carry, act), used alike in training, evaluation and rendering.
 
     init_carry(num_envs) is the policy's memory at an episode's start: zeros, (num_envs, H).
@@ -489,7 +411,7 @@ def make_policy(config):
     obs_stats; whoever goes on after an episode's end starts again from init_carry;
     greedy, a bool or a traced one, takes the most likely action instead of a sample.
     """
-    network = make_network(config)
+    network = network_fn(config)
 
     def init_carry(num_envs):
         zeros = jnp.zeros((num_envs, config.hidden_size))
@@ -497,7 +419,7 @@ def make_policy(config):
 
     def act(state, carry, obs, key, greedy):
         carry = network.apply(state.params, carry, preprocess(config, state.obs_stats, obs), method="remember")
-        distribution = network.apply(state.params, carry, method="policy")
+        distribution, _ = network.apply(state.params, carry, method="heads")
         return carry, jnp.where(greedy, distribution.mode(), distribution.sample(seed=key))
 
     return init_carry, act
@@ -508,15 +430,17 @@ def preprocess(config, obs_stats, obs):
     return normalize(obs, obs_stats) if config.normalize_obs else obs
 
 
-def make_train(config, loss_fn=ppo_loss):
-    """Returns train(key, state=None, num_updates=all) -> (state, metrics): pure, made for jit and vmap.
+def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
+    """Returns train(key, state=None, num_updates=config.num_updates) -> (state, metrics): pure, made for jit and vmap.
 
     metrics: a dict of scalars per update, each (num_updates,). From a given state training goes on and key is not used.
+    With anneal_lr it learns nothing more after config.num_updates updates: the learning rate is 0 from there on.
     loss_fn(distribution, value, batch, config) -> (loss, metrics), see ppo_loss.
+    network_fn(config) -> a flax module with the methods of RecurrentActorCritic: inherit from it.
     """
     env, env_params = make_env(config.env_id, config.env_params)
-    network = make_network(config)
-    init_carry, act = make_policy(config)
+    network = network_fn(config)
+    init_carry, act = make_policy(config, network_fn)
 
     def learning_rate(num_minibatch_updates):
         done_updates = num_minibatch_updates // (config.num_minibatches * config.update_epochs)
@@ -554,19 +478,35 @@ def make_train(config, loss_fn=ppo_loss):
         obs, env_state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
             jax.random.split(env_key, config.num_envs), state.env_state, action, env_params
         )
-        done = terminated | truncated
-        transition = Transition(
-            obs=state.obs,
-            action=action,
-            reward=reward.astype(jnp.float32),
-            terminated=terminated,
-            done=done,
-            carry=carry,
-            final_obs=info["final_observation"],
-            episode_return=info["returned_episode_returns"],
-            episode_length=info["returned_episode_lengths"],
-        )
+        reward, done = reward.astype(jnp.float32), terminated | truncated
+        transition = Transition(state.obs, action, reward, terminated, done, carry, info)
         return state._replace(env_state=env_state, obs=obs, carry=reset_memory(carry, done)), transition
+
+    def make_batch(state, rollout):
+        """The rollout with values and log-probabilities of the network that acted, and advantages."""
+        distribution, value = network.apply(state.params, rollout.carry, method="heads")
+        final_obs = preprocess(config, state.obs_stats, rollout.info["final_observation"])
+        final_carry = network.apply(state.params, rollout.carry, final_obs, method="remember")
+        _, next_value = network.apply(state.params, final_carry, method="heads")
+
+        reward = rollout.reward
+        if config.scale_reward:  # C8, C9
+            sums, discounted_sum = discounted_sums(reward, rollout.done, state.discounted_sum, config.gamma)
+            return_stats = update_stats(state.return_stats, sums.reshape(-1))
+            reward = jnp.clip(reward / jnp.sqrt(return_stats.var + 1e-8), -10.0, 10.0)
+            state = state._replace(discounted_sum=discounted_sum, return_stats=return_stats)
+        advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, config.gamma, config.gae_lambda)
+        batch = Batch(
+            carry=None,
+            obs=preprocess(config, state.obs_stats, rollout.obs),
+            done=rollout.done,
+            action=rollout.action,
+            log_prob=distribution.log_prob(rollout.action),
+            value=value,
+            advantage=advantage,
+            target=advantage + value,
+        )
+        return state, batch
 
     def minibatch_loss(params, batch):
         carry = unroll(network, params, batch.carry, batch.obs, batch.done)
@@ -576,76 +516,53 @@ def make_train(config, loss_fn=ppo_loss):
         params, opt_state = learner
         grads, metrics = jax.grad(minibatch_loss, has_aux=True)(params, batch)
         updates, opt_state = optimizer.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), metrics | {"grad_norm": optax.tree.norm(grads)}
+        metrics |= {"grad_norm": optax.tree.norm(grads)}  # before clipping
+        return (optax.apply_updates(params, updates), opt_state), metrics
 
-    def update_epoch(learner_and_batch, key):
-        learner, batch = learner_and_batch
+    def update_epoch(batch, learner, key):
         order = jax.random.permutation(key, config.num_envs)  # of environments: sequences stay whole (L)
         minibatches = jax.tree.map(  # (N, ...) -> (num_minibatches, S, ...)
             lambda x: x[order].reshape(config.num_minibatches, -1, *x.shape[1:]), batch
         )
-        learner, metrics = jax.lax.scan(update_minibatch, learner, minibatches)
-        return (learner, batch), metrics
+        return jax.lax.scan(update_minibatch, learner, minibatches)
 
     def update(state, _):
         key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
         first_carry = state.carry
         state, rollout = jax.lax.scan(env_step, state, jax.random.split(rollout_key, config.num_steps))
+        state, batch = make_batch(state, rollout)
 
-        # Log-probabilities and values of the whole rollout in one pass, from the memories that the actions came from
-        distribution, value = network.apply(state.params, rollout.carry, method="heads")
-        final_obs = preprocess(config, state.obs_stats, rollout.final_obs)
-        next_carry = network.apply(state.params, rollout.carry, final_obs, method="remember")
-        next_value = network.apply(state.params, next_carry, method="value")
-
-        reward = rollout.reward
-        if config.scale_reward:  # C8, C9
-            sums, discounted_sum = discounted_sums(reward, rollout.done, state.discounted_sum, config.gamma)
-            return_stats = update_stats(state.return_stats, sums.reshape(-1))
-            reward = jnp.clip(reward / jnp.sqrt(return_stats.var + 1e-8), -10.0, 10.0)
-            state = state._replace(discounted_sum=discounted_sum, return_stats=return_stats)
-        advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, config.gamma, config.gae_lambda)
-        target = advantage + value
-        sequences = dict(
-            obs=preprocess(config, state.obs_stats, rollout.obs),
-            done=rollout.done,
-            action=rollout.action,
-            log_prob=distribution.log_prob(rollout.action),
-            value=value,
-            advantage=advantage,
-            target=target,
-        )
-        sequences = jax.tree.map(lambda x: x.swapaxes(0, 1), sequences)  # (T, N, ...) -> (N, T, ...)
-        batch = Batch(carry=first_carry, **sequences)
-
+        sequences = jax.tree.map(lambda x: x.swapaxes(0, 1), batch)  # (T, N, ...) -> (N, T, ...)
+        sequences = sequences._replace(carry=first_carry)
+        learner = (state.params, state.opt_state)
         epoch_keys = jax.random.split(shuffle_key, config.update_epochs)
-        learner_and_batch = ((state.params, state.opt_state), batch)
-        ((params, opt_state), _), metrics = jax.lax.scan(update_epoch, learner_and_batch, epoch_keys)
+        (params, opt_state), metrics = jax.lax.scan(functools.partial(update_epoch, sequences), learner, epoch_keys)
+        metrics = jax.tree.map(jnp.mean, metrics)  # over epochs and minibatches
+
         if config.normalize_obs:  # for the next rollout: within an update, acting and learning see the same numbers
-            state = state._replace(
-                obs_stats=update_stats(state.obs_stats, rollout.obs.reshape(config.steps_per_update, -1))
-            )
+            flat_obs = rollout.obs.reshape(config.steps_per_update, -1)
+            state = state._replace(obs_stats=update_stats(state.obs_stats, flat_obs))
         state = state._replace(
             params=params,
             opt_state=opt_state,
-            episode_return=mean_of_ended(rollout.episode_return, rollout.done, state.episode_return),
-            episode_length=mean_of_ended(rollout.episode_length, rollout.done, state.episode_length),
+            episode_return=mean_of_ended(rollout.info["returned_episode_returns"], rollout.done, state.episode_return),
+            episode_length=mean_of_ended(rollout.info["returned_episode_lengths"], rollout.done, state.episode_length),
             num_updates=state.num_updates + 1,
             key=key,
         )
-        metrics = jax.tree.map(jnp.mean, metrics)  # over epochs and minibatches
         metrics |= {
             "episode_return": state.episode_return,
             "episode_length": state.episode_length,
             "env_steps": state.num_updates * config.steps_per_update,
-            "explained_variance": 1.0 - (target - value).var() / (target.var() + 1e-8),
-            "value_mean": value.mean(),
+            "explained_variance": 1.0 - (batch.target - batch.value).var() / (batch.target.var() + 1e-8),
+            "value_mean": batch.value.mean(),
         }
         return state, metrics
 
     def train(key, state=None, num_updates=config.num_updates):
-        state = init(key) if state is None else state
-        return jax.lax.scan(update, state, None, length=num_updates)
+        with jax.enable_x64(False):  # gymnax's environments would mix 32 and 64 bits
+            state = init(key) if state is None else state
+            return jax.lax.scan(update, state, None, length=num_updates)
 
     return train
 
@@ -653,6 +570,33 @@ def make_train(config, loss_fn=ppo_loss):
 def mean_of_ended(x, done, otherwise):
     """Mean of x over the steps that ended an episode; `otherwise` where none did."""
     return jnp.where(done.any(), (x * done).sum() / jnp.maximum(done.sum(), 1), otherwise)
+
+
+# --- Environment ------------------------------------------------------------------------------------------------------
+class ClipActionWrapper(GymnaxWrapper):
+    """Clips actions to the environment's bounds (C5). The agent keeps its action as sampled: the ratio is of that."""
+
+    def step(self, key, state, action, params=None):
+        space = self._env.action_space(params)
+        return self._env.step(key, state, jnp.clip(action.reshape(space.shape), space.low, space.high), params)
+
+
+@functools.cache  # gymnax environments compare by identity: a second instance would compile everything again
+def make_env(env_id, changes=""):
+    """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`.
+
+    changes: to env_params, as in Config. Raises ValueError where the actions are neither Discrete nor a Box.
+    """
+    with jax.ensure_compile_time_eval():  # the cache must not keep a tracer where the first call is inside a jit
+        env, env_params = gymnax.make(env_id)
+    for name, text in (change.split("=") for change in changes.split(",") if change):
+        name, kind = name.strip(), type(getattr(env_params, name.strip()))
+        env_params = replace(env_params, **{name: kind(ast.literal_eval(text.strip().capitalize()))})  # "true" is True
+    action_space = env.action_space(env_params)
+    if not isinstance(action_space, (spaces.Discrete, spaces.Box)):
+        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: use Discrete or Box")
+    env = ClipActionWrapper(env) if isinstance(action_space, spaces.Box) else env
+    return LogWrapper(FlattenObservationWrapper(env)), env_params
 
 
 if __name__ == "__main__":

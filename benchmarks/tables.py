@@ -1,10 +1,13 @@
-"""Writes the tables of README.md and docs/ from results/*.csv, between their markers.
+"""Writes the tables of README.md, docs/ and this folder from results/*.csv, between their markers.
 
-python benchmarks/tables.py            # after new results
-python benchmarks/tables.py --check    # fails if a table is not what the files say; a test does this
+    python benchmarks/tables.py            # after new results
+    python benchmarks/tables.py --check    # fails if a table is not what the files say; a test does this
+
+README.md has the short tables, with the rows that say most; the pages in docs/ have all rows.
 """
 
 import argparse
+import functools
 import math
 import re
 import sys
@@ -15,12 +18,14 @@ import pandas as pd
 from returns import is_tuned
 from tasks import PLAYS, ROOT, TUNED
 
-from runner.record import replacing
-
 RESULTS = ROOT / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/*.md")))
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 ENVIRONMENTS = list(PLAYS["ppo"])
+# Those that README shows: published figures to stand beside, few rewards, a memory, continuous actions, images
+TELLING = (
+    "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MemoryChain-bsuite", "Pendulum-v1", "Breakout-MinAtar"
+)  # fmt: skip
 
 # What others publish, to stand beside: CleanRL's benchmark, mean and standard deviation over its seeds (classic
 # control at 500,000 steps), and for the MinAtar games the range for agents of this kind at 10,000,000 steps
@@ -65,10 +70,10 @@ def tuned_rows():
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
-def overview():
+def overview(env_ids=ENVIRONMENTS):
     """An environment per line, a script per column."""
     rows, found = [], tuned_rows()
-    for env_id in ENVIRONMENTS:
+    for env_id in env_ids:
         cells = []
         for script in PLAYS:
             row = found.get((script, env_id))
@@ -78,6 +83,10 @@ def overview():
         if any(cell not in ("", "—") for cell in cells):
             rows.append([env_id, *cells, "; ".join(f"{s} {t}" for (s, e), t in REFERENCES.items() if e == env_id)])
     return markdown(["environment", *(f"`{script}.py`" for script in PLAYS), "published"], rows)
+
+
+def short_overview():
+    return overview(TELLING)
 
 
 def steps_note(row):
@@ -98,6 +107,18 @@ def returns():
             rows.append([f"`{script}.py`", env_id, row["seeds"], steps, *scores, published, *costs, processor(row)])
     header = ["script", "environment", "seeds", "env steps", "IQM", "mean", "greedy policy, IQM", "published"]
     return markdown([*header, "trained in", "env steps/s", "on"], rows)
+
+
+def script_returns(script):
+    """The same for one script, without what it cost."""
+    rows, found = [], tuned_rows()
+    for env_id in PLAYS[script]:
+        row = found.get((script, env_id))
+        if row:
+            scores = [interval(row, name) for name in ("final_iqm", "final_mean")]
+            steps, published = f"{row['total_timesteps']:,}", REFERENCES.get((script, env_id), "")
+            rows.append([env_id, row["seeds"], steps, *scores, published])
+    return markdown(["environment", "seeds", "env steps", "IQM", "mean", "published"], rows)
 
 
 def processor(row):
@@ -173,9 +194,30 @@ def speed(row):
 
 
 def peers():
+    rows = [
+        [algo.upper(), name, final, agents, *times, wait, memory]
+        for algo, name, times, final, agents, wait, memory in peer_rows()
+    ]
+    header = ["", "", "return, IQM", "agents", *agents_header(), "of which compiling, 1 agent", "peak memory, 1 agent"]
+    return markdown(header, rows)
+
+
+def short_peers():
+    """PPO only: seconds, and what was learned."""
+    rows = [[name, *times, final] for algo, name, times, final, *_ in peer_rows() if algo == "ppo"]
+    return markdown(["PPO", *agents_header(), "return, IQM"], rows)
+
+
+def agents_header():
+    from peers import AGENTS
+
+    return [f"{n} agent{'s' if n > 1 else ''}" for n in AGENTS]
+
+
+def peer_rows():
+    """(algorithm, library, times for some numbers of agents, return, agents of that, compile time, peak memory)."""
     from peers import AGENTS, in_seconds, summarize
 
-    rows = []
     for found in summarize():
         if math.isnan(found["seconds_1"]):  # an edited copy, of which only the returns are there
             continue
@@ -183,9 +225,7 @@ def peers():
         times = [f"≈ {text}" if found[f"extrapolated_{n}"] else text for n, text in zip(AGENTS, times, strict=True)]
         wait = "" if math.isnan(found["compile_seconds"]) else f"{found['compile_seconds']:.1f} s"
         final = interval(found["final"], "iqm", "low", "high")
-        rows.append([found["algo"].upper(), found["peer"], final, found["final"]["n"], *times, wait, megabytes(found)])
-    header = ["", "", "return, IQM", "agents", *(f"{n} agent{'s' if n > 1 else ''}" for n in AGENTS)]
-    return markdown([*header, "of which compiling, 1 agent", "peak memory, 1 agent"], rows)
+        yield found["algo"], found["peer"], times, final, found["final"]["n"], wait, megabytes(found)
 
 
 def evolution():
@@ -260,20 +300,21 @@ def share(row, ceiling, name, unit):
 
 
 def gpu():
-    """Every file that benchmarks/gpu.sh wrote."""
+    """Every file that benchmarks/gpu.sh wrote; a sentence where there is none."""
     files = sorted(RESULTS.glob("gpu_*.csv"))
     rows = [
         [row["machine"].split(";")[0], row["what"], row["members"], f"{row['value']:,.4g}", row["unit"]]
         for path in files
         for row in pd.read_csv(path).to_dict("records")
     ]
-    return markdown(["card", "what", "members", "value", "unit"], rows)
+    return markdown(["card", "what", "members", "value", "unit"], rows) if rows else "No GPU has been measured yet.\n"
 
 
 MADE = (
-    overview, returns, tuning, memory, networks, throughput, peers, evolution, breakdown, against, roofline, gpu
+    overview, short_overview, returns, tuning, memory, networks, throughput, peers, short_peers, evolution, breakdown,
+    against, roofline, gpu,
 )  # fmt: skip
-TABLES = {f.__name__: f for f in MADE}
+TABLES = {f.__name__: f for f in MADE} | {f"returns_{s}": functools.partial(script_returns, s) for s in PLAYS}
 
 
 def rewritten(text):
@@ -291,8 +332,7 @@ def main():
         if new != text and args.check:
             sys.exit(f"{path.name} has tables that differ from results/: python benchmarks/tables.py")
         if new != text:
-            with replacing(path) as temporary:
-                temporary.write_text(new)
+            path.write_text(new)
             print(f"written: {Path(path).relative_to(ROOT)}")
 
 

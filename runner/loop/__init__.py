@@ -1,0 +1,1 @@
+"""During a run: chunks, devices, processes, memory, checkpoints, progress. Imports nothing of report/."""

@@ -1,0 +1,96 @@
+"""Scripts that train policies: tuned settings before, evaluation, tables and a GIF after."""
+
+import dataclasses
+
+import numpy as np
+
+from runner.plan.checks import check_counts, valid_config
+from runner.plan.command_line import (
+    FREE_OPTIONS,
+    flag_value,
+    make_plan,
+    named_folder,
+    parse,
+    read_record,
+    refuse_changes,
+)
+from runner.plan.errors import UsageError, require
+from runner.plan.script import Kind, Options, Record
+from runner.plan.tuned import tuned_name, tuned_note, tuned_settings
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyOptions(Options):
+    """How to run; what to train is the script's Config."""
+
+    tuned: bool = False  # start from the settings of runner/plan/tuned.toml for this environment; flags override them
+    gif: bool = False  # render the final policy of the best member to policy.gif, its first 500 steps at most
+    eval_episodes: int = 128  # episodes per member in the final evaluation, greedy and sampled each; 0: none
+    evaluate: str = ""  # train nothing: evaluate this run directory again, with other --env-params, --eval-episodes
+
+
+class Policies(Kind):
+    """The kind of ppo.py, ppo_rnn.py and dqn.py."""
+
+    Options = PolicyOptions
+    free_options = ("gif", "eval_episodes")
+
+    def defaults(self, script, argv):
+        """With --tuned the settings that were tuned for the environment, as defaults for the other flags; else None."""
+        switches = [word for word in argv if word in ("--tuned", "--no-tuned")]
+        if switches[-1:] != ["--tuned"]:
+            return None
+        env_id = flag_value(argv, "--env-id") or script.Config.env_id
+        try:
+            return Record(script.Config(env_id=env_id, **tuned_settings(tuned_name(script), env_id)), self.Options())
+        except ValueError as error:
+            raise UsageError(f"--tuned: {error}") from error
+
+    def settle(self, script, config, options):
+        check_counts(options, {"eval_episodes": 0})
+        if options.gif:
+            require("pygame", "--gif")
+        return options
+
+    def run(self, script, argv):
+        if named_folder(argv, "--evaluate") is not None:
+            from runner.report.evaluate import evaluate_again
+
+            return evaluate_again(*self.plan_evaluation(script, argv))
+        plan = make_plan(script, argv)
+        if plan.options.tuned and not plan.options.resume:
+            print(tuned_note(tuned_name(script), plan.config))
+        from runner.loop.run import run  # here and not above: --help and usage errors need not wait for it
+
+        return run(plan)
+
+    def plan_evaluation(self, script, argv):
+        """(plan of the run that --evaluate names, Config fields to change, episodes, first seed) of a command line."""
+        folder = named_folder(argv, "--evaluate")
+        record = read_record(script, "--evaluate", folder)
+        values, options = parse(script, argv, record)
+        check_counts(options, {"eval_episodes": 1})
+        config = valid_config(script, values)
+        free = ("env_id", "env_params", "evaluate", "eval_episodes", "seed", *FREE_OPTIONS)
+        refuse_changes(record, config, options, free, "--evaluate plays the policies as they are, with", "train anew")
+        changes = {k: v for k, v in values.items() if v != getattr(record.config, k)}
+        from runner.loop.saved import saved_run
+
+        plan = saved_run(folder, "--evaluate")  # with the script's copy in the folder: this one may have been edited
+        return plan, changes, options.eval_episodes, options.seed
+
+    def bar_text(self, metrics):
+        known = metrics[self.metric][-1][np.isfinite(metrics[self.metric][-1])]
+        return f"median return {np.median(known):.1f}" if len(known) else ""
+
+    def evaluate(self, plan, trained):
+        if not plan.options.eval_episodes:
+            return None
+        from runner.report.evaluate import evaluate
+
+        return evaluate(plan, trained.layout, trained.batch, trained.state, plan.options.eval_episodes)
+
+    def report(self, plan, run_dir, mesh, results):
+        from runner.report import summary
+
+        return summary.report_policies(plan, run_dir, results)

@@ -1,0 +1,1 @@
+"""After a run: evaluation, statistics, tables, pictures, and what was trained, for use elsewhere."""

@@ -1,0 +1,93 @@
+"""policy.gif: one greedy episode of a trained policy."""
+
+import dataclasses
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from runner.loop.devices import without_cache_chatter
+from runner.loop.record import replacing
+
+MAX_FRAMES = 500
+RENDERING = 2**31 - 2  # folded into the member's key, so that the GIF repeats nothing of training or evaluation
+WIDTH = 240  # pixels at least; gymnasium's 600 would take four times as long to encode
+PALETTE = np.array(  # black, then one colour per MinAtar channel (matplotlib's tab10)
+    [[0, 0, 0], *([int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in (
+        "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf".split()))],
+    np.uint8,
+)  # fmt: skip
+
+
+def render(path, plan, member, state):
+    """Plays one greedy episode and writes it as a GIF; returns a line that says what was done."""
+    config = dataclasses.replace(plan.config, **member.values)
+    with without_cache_chatter():
+        states, episode_return = play(plan.script, config, state, member.seed)
+    frames = make_frames(*plan.script.make_env(config.env_id, config.env_params), states)
+    if frames is None:
+        return f"there is no renderer for {config.env_id}"
+    frames = [Image.fromarray(frame).reduce(max(1, frame.shape[1] // WIDTH)) for frame in frames]
+    with replacing(path) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=40, loop=0)
+    return f"{path.name}, {len(frames)} steps, return {episode_return:.1f}"
+
+
+def play(script, config, state, seed):
+    """Environment states before each step of one greedy episode, at most MAX_FRAMES, and its return up to there."""
+    env, env_params = script.make_env(config.env_id, config.env_params)
+    init_carry, act = script.make_policy(config)
+
+    def step(loop, key):
+        env_state, obs, carry = loop
+        action_key, env_key = jax.random.split(key)
+        carry, action = act(state, carry, obs[None], action_key, True)
+        obs, next_env_state, reward, terminated, truncated, _ = env.step(env_key, env_state, action[0], env_params)
+        return (next_env_state, obs, carry), (env_state, reward, terminated | truncated)
+
+    reset_key, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), RENDERING))
+    obs, env_state = env.reset(reset_key, env_params)
+    keys = jax.random.split(key, MAX_FRAMES)
+    start = (env_state, obs, init_carry(1))
+    _, (states, reward, done) = jax.jit(lambda start: jax.lax.scan(step, start, keys))(start)
+    length = int(jnp.argmax(done)) + 1 if done.any() else MAX_FRAMES
+    states = jax.tree.map(np.asarray, states.env_state)
+    return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(length)], float(reward[:length].sum())
+
+
+def make_frames(env, env_params, states):
+    """RGB frames of environment states, or None where neither gymnasium nor a MinAtar grid can show them."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame without a screen or a sound card
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    from gymnax.visualize import vis_gym
+
+    if env.name in vis_gym.SUPPORTED_GYM_ENVS:
+        return gym_frames(vis_gym, env.name, env_params, states)
+    if env.name.endswith("-MinAtar"):
+        observe = jax.jit(lambda state: env.observe(jax.random.key(0), state, None, env_params))
+        return [grid_frame(np.asarray(observe(state))) for state in states]
+    return None
+
+
+def gym_frames(vis_gym, name, env_params, states):
+    """Gymnasium's own pictures of classic control; one renderer for all frames (gymnax makes a new one per frame)."""
+    import gymnasium
+
+    gym_env = gymnasium.make(name, render_mode="rgb_array").unwrapped
+    gym_env.reset()
+    vis_gym.set_gym_params(gym_env, name, env_params)
+    frames = []
+    for state in states:
+        gym_env.state = vis_gym.get_gym_state(state, name)
+        gym_env.last_u = np.asarray(getattr(state, "last_u", 0.0), np.float64)  # Pendulum's arrow
+        frames.append(gym_env.render())
+    gym_env.close()
+    return frames
+
+
+def grid_frame(obs, scale=24):
+    """(rows, columns, channels) of 0 and 1 -> RGB, the highest channel on top."""
+    channel = (obs.astype(np.int32) * np.arange(1, obs.shape[-1] + 1)).max(axis=-1)
+    return np.kron(PALETTE[channel], np.ones((scale, scale, 1), np.uint8))
