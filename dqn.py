@@ -431,7 +431,7 @@ def make_env(env_id, changes=""):
             f"env_id {env_id!r} has continuous actions, over which Q has no maximum to look up: use ppo.py for it"
         )
     if not isinstance(action_space, spaces.Discrete):
-        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: use Discrete or Box")
+        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
     return LogWrapper(FlattenObservationWrapper(env)), env_params
 
 

@@ -114,8 +114,8 @@ class LossNetwork(nn.Module):
     @nn.compact
     def __call__(self, features):
         hidden = nn.tanh(nn.Dense(self.spec.hidden_size, use_bias=self.use_bias)(features))
-        zero = self.spec.start == "handwritten"  # the output is what to change about the hand-written loss
-        last = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+        # From the hand-written loss on, the output is what to change about it: nothing at first
+        last = {"handwritten": nn.initializers.zeros, "scratch": nn.initializers.lecun_normal()}[self.spec.start]
         return nn.Dense(1, use_bias=self.use_bias, kernel_init=last)(hidden).squeeze(-1)
 
 
@@ -178,18 +178,16 @@ def dpo_objective(ratio, advantage, config, alpha=2.0, beta=0.6):
 
 def init_params(spec, key):
     """Parameters of the loss networks: the mean that evolution starts from."""
-    params = {}
-    if spec.learn != "policy":
-        params["value"] = LossNetwork(spec, use_bias=True).init(key, jnp.zeros(3))
-    if spec.learn != "value":
-        params["policy"] = LossNetwork(spec, use_bias=False).init(jax.random.fold_in(key, 1), jnp.zeros(8))
-    return params
+    value = LossNetwork(spec, use_bias=True).init(key, jnp.zeros(3))
+    policy = LossNetwork(spec, use_bias=False).init(jax.random.fold_in(key, 1), jnp.zeros(8))
+    both = {"value": value, "policy": policy}
+    return {"value": {"value": value}, "policy": {"policy": policy}, "both": both}[spec.learn]
 
 
 def learned_objectives(spec, params):
     """The objectives to hand to ppo_loss, by argument name."""
     makers = {"value": learned_value_objective, "policy": learned_policy_objective}
-    return {f"{term}_objective": makers[term](spec, params[term]) for term in params}
+    return {f"{term}_objective": make(spec, params[term]) for term, make in makers.items() if term in params}
 
 
 LOSSES = {  # (spec, params) -> a loss_fn for ppo.make_train

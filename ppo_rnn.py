@@ -594,7 +594,7 @@ def make_env(env_id, changes=""):
         env_params = replace(env_params, **{name: kind(ast.literal_eval(text.strip().capitalize()))})  # "true" is True
     action_space = env.action_space(env_params)
     if not isinstance(action_space, (spaces.Discrete, spaces.Box)):
-        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: use Discrete or Box")
+        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
     env = ClipActionWrapper(env) if isinstance(action_space, spaces.Box) else env
     return LogWrapper(FlattenObservationWrapper(env)), env_params
 

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from runner.devices import make_mesh, map_all, over_members, place
 from throughput import machine, replace_rows
 
 import ppo
-from runner.devices import make_mesh, map_all, over_members, place
 
 REPEATS, REPEATED = 7, 8
 CONFIG = ppo.Config()

@@ -19,12 +19,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import jax
 import numpy as np
+from runner.devices import compile_program, make_mesh, spread_over
+from runner.evolve import frames_per_generation
 from throughput import machine, replace_rows
 
 import meta_evolve_loss as meta
 import ppo
-from runner.devices import compile_program, make_mesh, spread_over
-from runner.evolve import frames_per_generation
 
 REPEATS = 7
 

@@ -13,10 +13,9 @@ import shlex
 from pathlib import Path
 
 import pandas as pd
-from throughput import ROOT, machine, read_rows, replace_rows, version_text
-
 from runner.plots import binned
 from runner.stats import interval, iqm
+from throughput import ROOT, machine, read_rows, replace_rows, version_text
 
 OUTPUT, SEEDS, CURVES = (ROOT / "results" / f"{name}.csv" for name in ("returns", "returns_seeds", "curves"))
 POINTS = 50  # of a curve

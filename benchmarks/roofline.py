@@ -23,10 +23,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import jax
 import jax.numpy as jnp
+from runner.devices import make_mesh, over_members
 from throughput import SECONDS, machine, measure, replace_rows
 
 import ppo
-from runner.devices import make_mesh, over_members
 
 REPEATS = 7
 FLOAT = 4  # bytes

@@ -46,7 +46,6 @@ PACKAGES = ("flax", "optax", "distrax", "gymnax")
 def compiled(script, path, config, seeds):
     """The runner's program of so many seeds of a script, a module, and their first state."""
     import numpy as np
-
     from runner.cli import Script
     from runner.devices import make_mesh, padded_count, place
     from runner.train import build

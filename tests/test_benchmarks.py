@@ -29,9 +29,11 @@ from jax.flatten_util import ravel_pytree
 import dqn
 import ppo
 import ppo_rnn
-from runner.cli import Script, make_plan
-from runner.errors import UsageError
-from runner.tuned import TUNED, tuned_settings
+from runner.plan.command_line import make_plan
+from runner.plan.errors import UsageError
+from runner.plan.script import Script
+from runner.plan.tuned import TUNED, tuned_settings
+from runner.policies import Policies
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn}
@@ -40,7 +42,7 @@ LINES = [(name, env_id) for name, lines in tomllib.loads(TUNED.read_text()).item
 
 def plan(*argv, script=ppo):
     parts = (script.Config, script.make_env, script.make_train, script.make_policy)
-    return make_plan(Script(Path(script.__file__), *parts), list(argv))
+    return make_plan(Script(Path(script.__file__), *parts, Policies()), list(argv))
 
 
 # --- Tuned settings ---------------------------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ def lines(monkeypatch, tmp_path):
     """A file of settings that no search will change."""
     path = tmp_path / "tuned.toml"
     path.write_text('[ppo]\n"CartPole-v1" = { lr = 0.002, num_envs = 8 }\n"Acrobot-v1" = { gamma = 0.9 }\n')
-    monkeypatch.setattr("runner.tuned.TUNED", path)
+    monkeypatch.setattr("runner.plan.tuned.TUNED", path)
 
 
 def test_flags_go_before_tuned_settings(lines):
@@ -338,25 +340,6 @@ def test_curves_of_updates_weigh_like_curves_of_episodes(tmp_path):
 
 
 # --- The guide --------------------------------------------------------------------------------------------------------
-def num_weights(module):
-    train = module.make_train(module.Config(total_timesteps=512, hidden_size=8))
-    state, _ = jax.eval_shape(train, jax.random.key(0))
-    return len(jax.tree.leaves(state.params))
-
-
-def test_the_guides_third_hidden_layer(tmp_path):
-    source = (ROOT / "ppo.py").read_text()
-    lines = [line for line in guide_block("range(3)").splitlines() if not line.startswith("#")]
-    for line, start in zip(lines, ("hidden = ", "return nn.Sequential"), strict=True):
-        source, count = re.subn(rf"^( +){start}.*$", rf"\1{line}", source, flags=re.MULTILINE)
-        assert count == 1 and line.startswith(start)
-    (tmp_path / "edited_ppo.py").write_text(source)
-    spec = importlib.util.spec_from_file_location("edited_ppo", tmp_path / "edited_ppo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert num_weights(module) == num_weights(ppo) + 2 * 2  # kernel and bias, of the actor and of the critic
-
-
 def guide_block(word):
     """The block of Python in the guide that has the word."""
     guide = (ROOT / "docs" / "guide.md").read_text()
@@ -388,6 +371,15 @@ def test_the_guides_loss_trains():
     assert "value_loss" in metrics
 
 
+def test_the_guides_network_trains_and_acts():
+    names = run_block_of_guide("SharedTorso")
+    state, metrics = jax.jit(names["train"], static_argnames="num_updates")(jax.random.key(0), num_updates=3)
+    assert np.isfinite(metrics["grad_norm"]).all()
+    init_carry, act = ppo.make_policy(ppo.Config(), names["make_network"])
+    _, action = act(state, init_carry(4), state.obs, jax.random.key(0), True)
+    assert action.shape == (4,)
+
+
 def test_the_guides_loss_goes_to_the_command_line(monkeypatch, tmp_path):
     """As the guide says: in a copy of the script, above Training, and handed to main in its last line."""
     source, block = (ROOT / "ppo.py").read_text(), guide_block("huber")
@@ -408,7 +400,7 @@ def test_the_guides_loss_goes_to_the_command_line(monkeypatch, tmp_path):
 
 
 def test_every_metric_is_in_the_glossary():
-    guide = (ROOT / "docs" / "guide.md").read_text()
+    guide = (ROOT / "docs" / "metrics.md").read_text()
     for script in SCRIPTS.values():
         small = {"total_timesteps": 4096, "env_id": "CartPole-v1"} | (
             {"learning_starts": 1000} if script is dqn else {}

@@ -20,7 +20,11 @@ import pytest
 import dqn
 import ppo
 import ppo_rnn
-from runner import main, record
+from runner import main
+from runner.loop import record
+from runner.plan.command_line import make_plan
+from runner.plan.script import Script
+from runner.policies import Policies
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--total-timesteps", "8192", "--hidden-size", "8", "--eval-episodes", "128"]
@@ -49,7 +53,7 @@ def main_in_process(*arguments, script=ppo, path=None):
             script.make_env,
             script.make_train,
             script.make_policy,
-            list(arguments),
+            argv=list(arguments),
         )
     return stop.value.code
 
@@ -78,6 +82,12 @@ EVERYWHERE = [
     ("stray", ["stray", "--help"]),
     ("--num-seeds 0", ["num_seeds must be a whole number of at least 1"]),
     ("--seed -1", ["seed must be a whole number of at least 0"]),
+    ("--seed 4294967296", ["seed must be at most 2**31 - 1 = 2147483647, not 4294967296"]),
+    ("--num-envs 4294967296", ["num_envs must be a whole number from 1 to 2**31 - 1"]),
+    ("--run-dir gs://bucket/run", ["--run-dir gs://bucket/run", "mount the storage first"]),
+    ("--eval-episodes -1", ["eval_episodes must be a whole number of at least 0"]),
+    ("--init-from nowhere", ["--init-from nowhere is no run directory"]),
+    ("--evaluate nowhere", ["--evaluate nowhere is no run directory"]),
     ("--max-members-at-once -1", ["max_members_at_once"]),
     ("--track excel", ["'excel'", "wandb", "tensorboard"]),
     ("--sweep", ["--sweep has no values"]),
@@ -86,13 +96,16 @@ EVERYWHERE = [
     ("--sweep lr", ["names no values"]),
     ("--sweep lr=fast", ["'fast' is not a number"]),
     ("--sweep env_id=CartPole-v1,Acrobot-v1", ["--sweep env_id: returns in different environments can't be compared"]),
+    ("--env-params gravity=3 --env-id CartPole-v1 --sweep env_params=gravity=9;mass=1", ["has no parameter 'mass'"]),
     ("--sweep num_envs=2.5", ["'2.5' is not a whole number"]),
     ("--sweep lr=1,1", ["a value twice"]),
     ("--sweep lr=1 lr=2", ["names lr twice"]),
     ("--sweep lr=1 --sweep gamma=1", ["given twice", "after one"]),
     ("--sweep lr=lin:0:inf:4", ["both finite"]),
     ("--sweep lr=log:1e-5:1e-2:1e9", ["a count from 1 to 100,000"]),
-    ("--learning-rate 1e-3", ["there is no flag --learning-rate"]),
+    ("--learning-rate 1e-3", ["there is no flag --learning-rate; did you mean --lr?"]),
+    ("--capture-video", ["there is no flag --capture-video; did you mean --gif?"]),
+    ("--target-kl 0.01", ["there is no flag --target-kl; --help lists them all"]),
     ("--zzzz 1", ["no flag --zzzz", "--help"]),
     ("--zzzz 1 --sweep lr=1", ["--zzzz; --help lists them all\n"]),
     (f"--run-dir {'x' * 300}", ["--run-dir"]),
@@ -101,7 +114,7 @@ EVERYWHERE = [
     ("--sweep lr=lin:1:2", ["lin:low:high:count"]),
     ("--resume nowhere", ["no run directory", "runs/"]),
     ("--resume .", ["no run directory"]),
-    ("--run-dir .", ["exists already", "--resume"]),
+    ("--run-dir .", ["exists already", "choose a new folder"]),
     ("--run-dir /proc/none/x", ["can't write the run directory", "--run-dir"]),
     (
         "--tuned --env-id Pong-misc",
@@ -124,6 +137,9 @@ OWN = {
         ("--network cnn", ["needs images", "CartPole-v1 shows (4,)", "use network = mlp"]),
         ("--network gnn", ["network must be mlp or cnn"]),
         ("--ent-coeff 0.1", ["did you mean --ent-coef?"]),
+        ("--anneal-lr=maybe", ["--anneal-lr=maybe: write --anneal-lr or --no-anneal-lr"]),
+        ("--max-grad-norm 0", ["max_grad_norm = 0 would undo every update: use a large one, 1e9, for no clipping"]),
+        ("--n-epochs 4", ["did you mean --update-epochs?"]),
         ("--sweep anneal_lr=maybe", ["'maybe' is neither true nor false"]),
         ("--total-timesteps 100 --sweep num_steps=8,16", ["less than one update", "beside --sweep must be valid too"]),
         ("--sweep num_minibatches=4,3", ["can't be cut"]),
@@ -170,24 +186,106 @@ def test_bad_input_gets_one_line_and_exit_code_2(name, arguments, expected, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_python_gets_the_same_words_as_value_errors():
-    for changes, words in (
-        ({"gamma": 2.0}, r"gamma must be in \[0, 1\], not 2.0"),
-        ({"env_id": "CartPole"}, "did you mean: CartPole-v1"),
-        ({"total_timesteps": 5e5}, "total_timesteps must be of type int, not 500000.0"),
-        ({"num_minibatches": 3}, "use num_minibatches = 2"),
-        ({"num_minibatches": 2**30}, "use num_minibatches = 256"),
-        ({"lr": "fast"}, "lr must be of type float, not 'fast'"),
-        ({"anneal_lr": "no"}, "anneal_lr must be of type bool"),
-        ({"num_envs": True}, "num_envs must be of type int"),
-        ({"lr": np.float32("nan")}, "lr must be finite"),
-        ({"gamma": jnp.float32(-1)}, r"gamma must be in \[0, 1\]"),
-        ({"lr": jnp.array([1e-3, 1e-4])}, r"lr must be of type float, not Array"),
-        ({"max_grad_norm": 0.0}, "use a large one, 1e9, for no clipping"),
+def test_python_gets_a_value_error_where_something_else_would_be_trained():
+    for script, changes, words in (
+        (ppo, {"num_minibatches": 3}, "use num_minibatches = 2"),
+        (ppo, {"num_minibatches": 2**30}, "use num_minibatches = 256"),
+        (ppo, {"num_envs": 1, "num_steps": 1}, "use a larger num_steps"),
+        (ppo, {"total_timesteps": 511}, "use at least 512"),
+        (ppo_rnn, {"num_minibatches": 3}, "must stay whole: use num_minibatches = 2"),
+        (ppo_rnn, {"num_envs": 4, "num_steps": 1}, "use num_steps = 2 or more"),
+        (ppo_rnn, {"total_timesteps": 2047}, "use at least 2048"),
+        (dqn, {"buffer_size": 9}, "can't hold one collection"),
+        (dqn, {"n_step": 20_000}, "use n_step = 10000 or less"),
+        (dqn, {"total_timesteps": 10_000}, "use at least 11000"),
     ):
         with pytest.raises(ValueError, match=words):
-            ppo.Config(**changes)
+            script.Config(**changes)
+    with pytest.raises(ValueError, match=r"has continuous actions.*use ppo.py for it"):
+        dqn.make_train(dqn.Config("Pendulum-v1"))
+    for script in SCRIPTS.values():
+        with pytest.raises(ValueError, match=r"acts in Tuple.*Discrete or Box only"):
+            script.make_train(script.Config("OddActions-probe"))
     assert ppo.Config(num_envs=np.int64(4), lr=jnp.float32(1e-3), gamma=1).num_updates == 976
+
+
+def test_a_field_that_a_user_adds_is_checked_by_its_type_alone(environment, tmp_path):
+    text = (ROOT / "ppo.py").read_text()
+    line = "    lr: float = 2.5e-4  # learning rate of Adam\n"
+    added = "    log_std_init: float = -0.5  # mine\n    frame_skip: int = 0  # mine\n"
+    added += "    sizes: tuple[int, ...] = (64, 64)  # mine\n"
+    assert line in text
+    (tmp_path / "mine.py").write_text(text.replace(line, line + added))
+    env = environment | {"PYTHONPATH": str(ROOT)}
+    found = python(
+        tmp_path / "mine.py", "--log-std-init", "nan", "--frame-skip", "-3", "--lr", "-1", env=env, cwd=tmp_path
+    )
+    assert found.returncode == 2 and "lr must be finite and not negative" in found.stderr
+    found = python(tmp_path / "mine.py", "--frame-skip", "2.5", env=env, cwd=tmp_path)
+    assert found.returncode == 2 and "'2.5' is not a whole number" in found.stderr
+    found = python(tmp_path / "mine.py", "--help", env=env, cwd=tmp_path)
+    assert found.returncode == 0 and "--log-std-init" in found.stdout and "--sizes" in found.stdout
+
+
+def test_switches_as_sweep_agents_write_them():
+    script = Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, Policies())
+    for words, expected in (("--anneal-lr=False", False), ("--anneal-lr=true", True), ("--no-anneal-lr", False)):
+        assert make_plan(script, [words]).config.anneal_lr is expected
+
+
+def test_a_swept_part_of_env_params_changes_what_is_given_beside_it():
+    script = Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, Policies())
+    words = [
+        "--env-params",
+        "max_steps_in_episode=30,gravity=9",
+        "--sweep",
+        "env_params=gravity=5;masspole=0.2,masspole=1",
+    ]
+    plan = make_plan(script, words)
+    assert [point["env_params"] for point in plan.points] == [
+        "max_steps_in_episode=30,gravity=5,masspole=0.2", "max_steps_in_episode=30,gravity=9,masspole=1",
+    ]  # fmt: skip
+    for batch in plan.batches:
+        _, env_params = ppo.make_env("CartPole-v1", batch.config.env_params)
+        assert env_params.max_steps_in_episode == 30
+
+
+@pytest.mark.parametrize(
+    ("env_id", "changes", "words"),
+    [
+        (
+            "CartPole-v1",
+            "memory_length=10",
+            r"CartPole-v1 has no parameter 'memory_length' to set; it has.*gravity=9.8",
+        ),
+        ("CartPole-v1", "gravity=heavy", "'gravity=heavy' needs a value of type float, as in gravity=9.8"),
+        ("CartPole-v1", "gravity=nan", "needs a value of type float"),
+        ("CartPole-v1", "gravity=1e39", "needs a value of type float"),
+        ("CartPole-v1", "gravity", "'gravity' needs a value of type float"),
+        ("CartPole-v1", "gravity=1,gravity=2", "names gravity twice"),
+        ("CartPole-v1", "max_steps_in_episode=0", "must be at least 1, not 0"),
+        ("CartPole-v1", f"max_steps_in_episode={10**400}", "needs a value of type int"),
+        ("MemoryChain-bsuite", "memory_length=2.5", "needs a value of type int, as in memory_length=5"),
+        ("MemoryChain-bsuite", "memory_length=3e9", "needs a value of type int"),
+        ("DeepSea-bsuite", "deterministic=maybe", "needs a value of type bool, as in deterministic=True"),
+        ("Acrobot-v1", "available_torque=1", "no parameter 'available_torque' to set"),
+        ("CartPole-v1", "gravity=9;8", "needs a value of type float"),
+        ("MemoryChain-bsuite", "memory_length=true", "needs a value of type int"),
+        ("CartPole-v1", "gravity=[1]", "needs a value of type float"),
+    ],
+)
+def test_env_params_that_do_not_exist_are_refused(env_id, changes, words, capsys):
+    assert main_in_process("--env-id", env_id, "--env-params", changes) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_env_params_are_read_as_people_type_them():
+    for script in SCRIPTS.values():
+        _, env_params = script.make_env("CartPole-v1", " gravity = 2e1 ,max_steps_in_episode=5e1")
+        assert env_params.gravity == 20.0 and env_params.max_steps_in_episode == 50
+        assert type(env_params.max_steps_in_episode) is int
+        for text, value in (("false", False), ("True", True)):
+            assert script.make_env("DeepSea-bsuite", f"deterministic={text}")[1].deterministic is value
 
 
 @pytest.mark.parametrize(
@@ -518,7 +616,7 @@ def test_gif(env_id, tmp_path, monkeypatch):
     import jax
     import numpy as np
 
-    from runner.render import make_frames
+    from runner.report.render import make_frames
 
     env, env_params = gymnax.make(env_id)
     _, state = env.reset(jax.random.key(0), env_params)

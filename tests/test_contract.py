@@ -14,9 +14,9 @@ from conftest import QUICKEST
 from gymnax.environments import spaces
 
 import dqn
+import environments  # noqa: F401 - registers one more
 import ppo
 import ppo_rnn
-import runner.environments  # noqa: F401 - registers one more
 
 COMMON = {"episode_return", "episode_length", "env_steps", "grad_norm"}
 PPO_METRICS = COMMON | {
@@ -355,29 +355,3 @@ def test_velocities_are_hidden():
         obs, state, *_ = env.step(jax.random.key(i), state, 1, env_params)
     assert env.observation_space(env_params).shape == (2,) == obs.shape
     np.testing.assert_allclose(env.observation_space(env_params).high, [4.8, 0.4189], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("env_id", "changes", "words"),
-    [
-        (
-            "CartPole-v1",
-            "memory_length=10",
-            r"CartPole-v1 has no parameter 'memory_length' to set; it has.*gravity=9.8",
-        ),
-        ("CartPole-v1", "gravity=heavy", "'gravity=heavy' needs a value of type float, as in gravity=9.8"),
-        ("CartPole-v1", "gravity=nan", "needs a value of type float"),
-        ("CartPole-v1", "gravity=1e39", "needs a value of type float"),
-        ("CartPole-v1", "gravity", "'gravity' needs a value of type float"),
-        ("CartPole-v1", "gravity=1,gravity=2", "names gravity twice"),
-        ("CartPole-v1", "max_steps_in_episode=0", "must be at least 1, not 0"),
-        ("CartPole-v1", f"max_steps_in_episode={10**400}", "needs a value of type int"),
-        ("MemoryChain-bsuite", "memory_length=2.5", "needs a value of type int, as in memory_length=5"),
-        ("MemoryChain-bsuite", "memory_length=3e9", "needs a value of type int"),
-        ("DeepSea-bsuite", "deterministic=maybe", "needs a value of type bool, as in deterministic=True"),
-        ("Acrobot-v1", "available_torque=1", "no parameter 'available_torque' to set"),
-    ],
-)
-def test_env_params_that_do_not_exist_are_refused(env_id, changes, words, case):
-    with pytest.raises(ValueError, match=words):
-        replace(case.config, env_id=env_id, env_params=changes)

@@ -256,7 +256,7 @@ def test_outside_slurm_it_says_what_to_type(environment):
 
 IMPATIENT = """
 import runpy, sys
-from runner import hosts
+from runner.loop import hosts
 
 hosts.ARRIVAL = 2.0
 sys.argv = sys.argv[1:]

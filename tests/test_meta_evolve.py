@@ -6,7 +6,8 @@ import signal
 import time
 import zipfile
 from dataclasses import fields, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,18 @@ from test_cli import ROOT, damage_newest, python, sha256, start
 
 import meta_evolve_loss as meta
 import ppo
-from runner import compare, evolve
-from runner.cli import from_json
-from runner.devices import make_mesh, spread_over
-from runner.errors import Interrupted
-from runner.stats import probability_of_improvement
+from runner.evolution import Evolution
+from runner.loop.devices import Spread, make_mesh
+from runner.main import main
+from runner.plan.command_line import from_json, make_plan
+from runner.plan.errors import Interrupted
+from runner.plan.script import Script
+from runner.report import compare_losses as compare
+from runner.report.stats import probability_of_improvement
 
 TINY = meta.Config(total_timesteps=512, num_steps=32, hidden_size=8, population=4, generations=4, loss_hidden_size=4)
 AGENT = ppo.Config()
+LEARN, START = (get_args(f.type) for name in ("learn", "start") for f in fields(meta.Config) if f.name == name)
 
 
 def random_params(learn, start, key=0):
@@ -36,7 +41,7 @@ def random_params(learn, start, key=0):
 
 
 # --- Losses -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("start", meta.CHOICES["start"])
+@pytest.mark.parametrize("start", START)
 @pytest.mark.parametrize("key", range(5))
 def test_the_drift_is_never_negative_and_nothing_at_ratio_1(start, key):
     spec = meta.LossSpec("policy", start, 16)
@@ -63,8 +68,8 @@ def test_evolution_from_the_hand_written_loss_begins_with_exactly_that_loss():
             )
 
 
-@pytest.mark.parametrize("learn", meta.CHOICES["learn"])
-@pytest.mark.parametrize("start", meta.CHOICES["start"])
+@pytest.mark.parametrize("learn", LEARN)
+@pytest.mark.parametrize("start", START)
 def test_what_is_learned_and_only_that_changes_the_loss(learn, start):
     objectives = meta.learned_objectives(meta.LossSpec(learn, start, 16), random_params(learn, start))
     names = {"value": ["value_objective"], "policy": ["policy_objective"]}
@@ -95,18 +100,22 @@ def test_dpo_is_its_closed_form():
 
 
 # --- Fitness ----------------------------------------------------------------------------------------------------------
-def test_ranks_are_even_with_nan_last_and_equals_by_lot():
+def test_ranks_are_even_with_nan_last_and_equals_share_them_or_go_by_lot():
     fitness = jnp.array([3.0, jnp.nan, 7.0, -jnp.inf, 5.0])
-    cost = meta.shape_fitness(fitness, "rank", jax.random.key(0))
-    assert (
-        cost[2] == -0.5
-        and cost[4] == -0.25
-        and cost[0] == 0.0
-        and sorted(cost[jnp.array([1, 3])].tolist()) == [0.25, 0.5]
-    )
+    for key in (None, jax.random.key(0)):
+        cost = meta.shape_fitness(fitness, "rank", key)
+        assert cost[2] == -0.5 and cost[4] == -0.25 and cost[0] == 0.0
+        failed = sorted(cost[jnp.array([1, 3])].tolist())
+        assert failed == ([0.375, 0.375] if key is None else [0.25, 0.5])
+    assert (meta.shape_fitness(jnp.zeros(6), "rank") == 0.0).all()
+    np.testing.assert_allclose(meta.shape_fitness(jnp.array([1.0, 2.0, 2.0]), "rank"), [0.5, -0.25, -0.25])
     costs = [meta.shape_fitness(jnp.zeros(6), "rank", jax.random.key(i)) for i in range(400)]
     assert all(len(set(cost.tolist())) == 6 for cost in costs)
     assert np.abs(np.mean(costs, axis=0)).max() < 4 * 0.35 / 20  # no candidate is favoured: 4 standard errors
+
+
+def test_a_strategy_that_weighs_ranks_itself_is_known_as_one():
+    assert [meta.weighs_ranks(name) for name in ("Open_ES", "PGPE", "SNES", "CMA_ES")] == [False, False, True, True]
 
 
 def test_zscores_are_in_standard_deviations_with_nan_as_the_lowest():
@@ -126,7 +135,7 @@ def test_relative_returns_put_the_baseline_at_1_also_where_returns_are_negative(
 TRANSFORMER = pytest.param("EvoTF_ES", marks=pytest.mark.slow)  # by far the longest to compile
 
 
-@pytest.mark.parametrize("name", [*(n for n in meta.CHOICES["strategy"] if n != "EvoTF_ES"), TRANSFORMER])
+@pytest.mark.parametrize("name", [*(n for n in meta.STRATEGIES if n != "EvoTF_ES"), TRANSFORMER])
 def test_a_strategy_climbs_a_known_hill(name):
     """From 0 to (1, ..., 1), 3.2 away: the mean must come three times nearer, ties and failures on the way included."""
     config = replace(TINY, strategy=name, population=32)
@@ -137,7 +146,8 @@ def test_a_strategy_climbs_a_known_hill(name):
         candidates, state = strategy.ask(ask_key, state, params)
         fitness = jnp.round(-jnp.sum((candidates - 1.0) ** 2, axis=1), 2)
         fitness = fitness.at[0].set(jnp.nan)
-        return strategy.tell(tell_key, candidates, meta.shape_fitness(fitness, "rank", tie_key), state, params)[0], None
+        cost = meta.shape_fitness(fitness, "rank", tie_key if meta.weighs_ranks(name) else None)
+        return strategy.tell(tell_key, candidates, cost, state, params)[0], None
 
     start = strategy.init(jax.random.key(0), jnp.zeros(10), params)
     state = jax.jit(lambda s: jax.lax.scan(generation, s, jax.random.split(jax.random.key(1), 200))[0])(start)
@@ -159,6 +169,19 @@ def test_equal_fitness_everywhere_moves_nothing_on_average(name):
     state = jax.jit(lambda s: jax.lax.scan(generation, s, jax.random.split(jax.random.key(1), 20))[0])(start)
     spread = jnp.std(strategy.ask(jax.random.key(2), state, params)[0])
     assert jnp.abs(strategy.get_mean(state)).max() < 0.5 and 0.03 < spread < 0.3
+
+
+@pytest.mark.parametrize("strategy", ["Open_ES", "PGPE", "SNES", "CMA_ES", "ARS"])
+def test_a_plateau_moves_nothing(strategy, monkeypatch):
+    """Where no candidate differs there is nothing to learn: MountainCar-v0 in few steps is such a place."""
+    level = lambda agent, loss_fn: lambda key: (Trained(jnp.zeros(2)), {"episode_return": jnp.full(3, -200.0)})  # noqa: E731
+    monkeypatch.setattr(ppo, "make_train", level)
+    for shaping in ("rank", "zscore") if not meta.weighs_ranks(strategy) else ("rank",):
+        config = replace(TINY, strategy=strategy, population=8, fitness_shaping=shaping, generations=5)
+        state, metrics = jax.jit(meta.make_train(config))(jax.random.key(0))
+        first, last = (jax.tree.leaves(x) for x in (state.first, meta.mean_params(config, state)))
+        assert all((x == y).all() for x, y in zip(first, last, strict=True))
+        assert (metrics["fitness_std"] == 0).all()
 
 
 # --- The loop ---------------------------------------------------------------------------------------------------------
@@ -186,12 +209,12 @@ def lottery(agent, loss_fn):
 
 def test_a_generation_is_pure_and_its_keys_are_new_each_time(monkeypatch):
     monkeypatch.setattr(ppo, "make_train", lottery)
-    run = meta.make_evolve(replace(TINY, seeds_per_candidate=2))
+    run = meta.make_train(replace(TINY, seeds_per_candidate=2))
     state, metrics = jax.jit(run)(jax.random.key(0))
     again, same = jax.jit(run)(jax.random.key(0))
     assert jax.tree.all(jax.tree.map(lambda x, y: (raw(x) == raw(y)).all(), (state, metrics), (again, same)))
-    half = jax.jit(lambda key: run(key, num_generations=2)[0])(jax.random.key(0))
-    rest = jax.jit(lambda state: run(None, state=state, num_generations=2))(half)[0]
+    half = jax.jit(lambda key: run(key, num_updates=2)[0])(jax.random.key(0))
+    rest = jax.jit(lambda state: run(None, state=state, num_updates=2))(half)[0]
     assert jax.tree.all(jax.tree.map(lambda x, y: (raw(x) == raw(y)).all(), state, rest))
     other = jax.jit(run)(jax.random.key(1))[0]
     assert not jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), state.es_state.mean, other.es_state.mean))
@@ -208,14 +231,14 @@ def raw(x):
 def test_members_on_two_devices_and_in_batches_give_what_vmap_gives(at_once, monkeypatch):
     monkeypatch.setattr(ppo, "make_train", stub_train)
     config = replace(TINY, population=6, seeds_per_candidate=3)
-    expected = jax.jit(meta.make_evolve(config))(jax.random.key(0))[1]
-    found = jax.jit(meta.make_evolve(config, spread_over(make_mesh(4), at_once)))(jax.random.key(0))[1]
+    expected = jax.jit(meta.make_train(config))(jax.random.key(0))[1]
+    found = jax.jit(meta.make_train(config, Spread(make_mesh(4), at_once)))(jax.random.key(0))[1]
     np.testing.assert_allclose(found["fitness_mean"], expected["fitness_mean"], rtol=1e-4)
 
 
 def test_spread_pads_and_batches():
     for count, at_once in ((1, 0), (5, 0), (5, 2), (7, 3), (8, 1)):
-        triple = jax.jit(spread_over(make_mesh(2), at_once)(lambda x, y: x["a"] * y))
+        triple = jax.jit(Spread(make_mesh(2), at_once)(lambda x, y: x["a"] * y))
         assert triple({"a": jnp.arange(count)}, jnp.full(count, 3.0)).tolist() == [3.0 * i for i in range(count)]
 
 
@@ -231,7 +254,7 @@ UPHILL = {
 def test_evolution_goes_uphill(name, monkeypatch):
     monkeypatch.setattr(ppo, "make_train", stub_train)
     config = replace(TINY, population=16, generations=60, **UPHILL[name])
-    state, metrics = jax.jit(meta.make_evolve(config))(jax.random.key(0))
+    state, metrics = jax.jit(meta.make_train(config))(jax.random.key(0))
     fitness = metrics["fitness_mean"]
     assert fitness[-5:].mean() > fitness[:2].mean() + 0.1
     agent = meta.make_agent(config, "CartPole-v1", "learned")
@@ -250,7 +273,7 @@ def test_candidates_that_fail_are_counted_and_harm_nothing(monkeypatch):
     monkeypatch.setattr(ppo, "make_train", fail)
     for limit, failing in ((1.0, range(1, 16)), (-1e9, [16])):  # noqa: B007 - fail reads it
         config = replace(TINY, population=16, generations=1)
-        run = jax.jit(meta.make_evolve(config))
+        run = jax.jit(meta.make_train(config))
         state, metrics = run(jax.random.key(0))
         assert int(metrics["nan_candidates"][0]) in failing
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(meta.mean_params(config, state)))
@@ -281,9 +304,9 @@ def test_every_field_changes_the_program(monkeypatch):
     own = {f.name for f in fields(meta.Config)} - {f.name for f in fields(ppo.Config)}
     assert own == set(OTHER)
     monkeypatch.setattr(ppo, "make_train", stub_train)
-    programs = [str(jax.make_jaxpr(meta.make_evolve(TINY))(jax.random.key(0)))]
+    programs = [str(jax.make_jaxpr(meta.make_train(TINY))(jax.random.key(0)))]
     for name, value in OTHER.items():
-        programs.append(str(jax.make_jaxpr(meta.make_evolve(replace(TINY, **{name: value})))(jax.random.key(0))))
+        programs.append(str(jax.make_jaxpr(meta.make_train(replace(TINY, **{name: value})))(jax.random.key(0))))
     same = [name for name, program in zip(OTHER, programs[1:], strict=True) if program == programs[0]]
     assert not same, f"{same} change nothing"
 
@@ -295,7 +318,7 @@ def test_its_own_floats_may_be_traced(strategy, monkeypatch):
     floats = {f.name: getattr(config, f.name) for f in fields(meta.Config) if f.name in OTHER and f.type is float}
 
     def found(floats):
-        return meta.make_evolve(replace(config, **floats))(jax.random.key(0))[0].es_state.mean
+        return meta.make_train(replace(config, **floats))(jax.random.key(0))[0].es_state.mean
 
     traced = jax.jit(found)({name: jnp.float32(value) for name, value in floats.items()})
     np.testing.assert_allclose(traced, jax.jit(lambda: found(floats))(), rtol=1e-5)
@@ -317,8 +340,8 @@ BAD = [
     ("--strategy Adam", ["strategy must be one of"]),
     ("--strategy SV_CMA_ES", ["did you mean Sep_CMA_ES?"]),
     ("--strategy SNES --fitness-shaping zscore", ["fitness_shaping must be rank for SNES"]),
-    ("--learn critic", ["learn must be one of value, policy, both, not 'critic'"]),
-    ("--start scrach", ["'scrach'; did you mean scratch?"]),
+    ("--learn critic", ["learn must be value or policy or both, not 'critic'"]),
+    ("--start scrach", ["start must be handwritten or scratch, not 'scrach'"]),
     ("--fitness best", ["'best'"]),
     ("--std-init 0", ["std_init must be finite and more than 0"]),
     ("--es-lr nan", ["es_lr must be finite"]),
@@ -352,14 +375,16 @@ BAD = [
     ("evaluate --loss settings.npz", ["its settings do not fit meta_evolve_loss.py"]),
     ("evaluate --loss start.npz", ["is no whole learned loss"]),
     ("evaluate --loss whole.npz --run-dir .", ["exists already"]),
-    ("--env-params gravity=5", ["--held-out Acrobot-v1 can't be used", "no parameter 'gravity'"]),
+    ("--env-params gravity=5 --held-out Catch-bsuite", ["--held-out Catch-bsuite can't be used", "'gravity'"]),
+    ("--init-from .", ["--init-from starts agents"]),
+    ("--resume old", ["begun by version 0.2.0, whose checkpoints are no longer read"]),
     ("--strategy ESMC", ["strategy must be one of"]),
 ]  # fmt: skip
 
 
 def main_in_process(*arguments):
     with pytest.raises(SystemExit) as stop:
-        evolve.main(meta, list(arguments))
+        main(meta.__file__, meta.Config, ppo.make_env, meta.make_train, kind=Evolution(meta), argv=list(arguments))
     return stop.value.code
 
 
@@ -373,6 +398,9 @@ def save(path, config=TINY, key=0):
 def files(tmp_path_factory):
     """Learned losses, one whole and others not."""
     folder = tmp_path_factory.mktemp("files")
+    (folder / "old").mkdir()
+    old = {"script": "meta_evolve_loss", "config": {}, "options": {"preset": "cpu", "seed": 0}}
+    (folder / "old/config.json").write_text(json.dumps(old))
     save(folder / "whole.npz")
     whole = (folder / "whole.npz").read_bytes()
     (folder / "cut.npz").write_bytes(whole[: len(whole) // 2])
@@ -409,8 +437,18 @@ def test_python_gets_the_same_words():
         meta.Config(population=7)
     with pytest.raises(ValueError, match="no learned loss at nowhere"):
         meta.load_loss("nowhere")
-    with pytest.raises(ValueError, match="es_lr must be finite and more than 0, not 'fast'"):
-        meta.Config(es_lr="fast")
+    with pytest.raises(ValueError, match="fitness_shaping must be rank for SNES"):
+        meta.Config(strategy="SNES", fitness_shaping="zscore")
+    with pytest.raises(ValueError, match="use at least 512"):
+        meta.Config(total_timesteps=100)
+
+
+def test_a_default_refuses_nothing_that_was_asked_for(capsys):
+    """Acrobot-v1, where losses are compared by default, has no gravity to set: nobody asked for it."""
+    script = Script(Path(meta.__file__), meta.Config, ppo.make_env, meta.make_train, None, Evolution(meta))
+    assert make_plan(script, ["--env-params", "gravity=5"]).options.held_out == ()
+    assert "note: compared only where it evolves" in capsys.readouterr().out
+    assert make_plan(script, []).options.held_out == ("Acrobot-v1",)
 
 
 def test_presets_are_valid_and_what_their_sources_say():
@@ -423,7 +461,7 @@ def test_presets_are_valid_and_what_their_sources_say():
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("learn", meta.CHOICES["learn"])
+@pytest.mark.parametrize("learn", LEARN)
 def test_a_loss_is_read_as_it_was_written_and_trains(learn, tmp_path):
     numbers = {"population": np.int64(TINY.population), "lr": jnp.float32(1e-3)}  # as a notebook may have them
     config = replace(TINY, learn=learn, start="scratch", env_ids=("Pendulum-v1",), **numbers)
@@ -463,20 +501,24 @@ def test_the_tuned_point_is_the_best_mean_among_those_that_fail_least():
 
 def test_a_loss_is_better_only_where_intervals_lie_apart():
     def scores(low, high, nan_agents=0):
-        return {"final_return": {"low": low, "high": high}, "nan_agents": nan_agents, "agents": 4}
+        return {"final_return": {"low": low, "high": high}, "nan_agents": nan_agents, "agents": 8}
 
-    nothing = scores(math.nan, math.nan, nan_agents=4)
+    nothing = scores(math.nan, math.nan, nan_agents=8)
     for own, other, expected in (
         (scores(3.0, 4.0), scores(1.0, 2.0), "better"),
         (scores(1.0, 2.0), scores(3.0, 4.0), "worse"),
         (scores(1.0, 3.0), scores(2.0, 4.0), "not better"),
         (scores(3.0, 4.0, nan_agents=1), scores(1.0, 2.0), "not better"),
         (scores(3.0, 4.0, nan_agents=1), scores(1.0, 2.0, nan_agents=1), "better"),
+        (scores(1.0, 2.0), scores(3.0, 4.0, nan_agents=4), "not better"),  # half of the others failed
+        (scores(1.0, 2.0, nan_agents=1), scores(3.0, 4.0), "worse"),
         (nothing, scores(1.0, 2.0), "worse"),
         (scores(1.0, 2.0), nothing, "better"),
         (nothing, nothing, "not better"),
     ):
         assert compare.verdict(own, other, "final_return") == expected
+    few = scores(3.0, 4.0) | {"agents": 7}
+    assert compare.verdict(few, scores(1.0, 2.0), "final_return") == "none: fewer than 8 agents"
 
 
 # --- Whole runs -------------------------------------------------------------------------------------------------------
@@ -484,12 +526,12 @@ GENERATIONS = 30
 RUN = [
     "--total-timesteps", "4096", "--hidden-size", "8", "--population", "4", "--loss-hidden-size", "4",
     "--learn", "both", "--env-ids", "Catch-bsuite", "--generations", str(GENERATIONS), "--lr", "0.01",
-    "--held-out", "--eval-seeds", "4", "--tune-seeds", "1",
+    "--held-out", "--eval-seeds", "4", "--tune-seeds", "1", "--checkpoint-every", "2",
 ]  # fmt: skip
 
 
 def digest(run):
-    return json.loads((run / f"checkpoints/{GENERATIONS}/notes/metadata").read_text())["digest"]
+    return json.loads((run / f"checkpoints/batch-000/{GENERATIONS}/notes/metadata").read_text())["digest"]
 
 
 @pytest.fixture(scope="module")
@@ -497,7 +539,7 @@ def whole(tmp_path_factory, environment):
     cwd = tmp_path_factory.mktemp("whole")
     found = python(ROOT / "meta_evolve_loss.py", *RUN, "--run-dir", "run", env=environment, cwd=cwd)
     assert found.returncode == 0, found.stderr
-    assert "hand-written loss: fitness -0." in found.stdout and "frames/s" in found.stdout
+    assert "hand-written loss: fitness -0." in found.stdout and "env steps/s" in found.stdout
     return cwd / "run"
 
 
@@ -513,12 +555,12 @@ def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_
     """kill -9, the newest checkpoint damaged, then Ctrl-C."""
     run = tmp_path / "run"
     process = start(*RUN, "--run-dir", run, script="meta_evolve_loss.py", env=environment, cwd=tmp_path)
-    wait_for(run / "checkpoints", 3, process)  # in the second chunk: then there are two
+    wait_for(run / "checkpoints/batch-000", 3, process)  # in the second chunk: then there are two
     process.kill()
     process.wait()
-    newest = damage_newest(run / "checkpoints")
+    newest = damage_newest(run / "checkpoints/batch-000")
     process = start("--resume", run, script="meta_evolve_loss.py", env=environment, cwd=tmp_path)
-    wait_for(run / "checkpoints", int(newest.name) + 1, process)
+    wait_for(run / "checkpoints/batch-000", int(newest.name) + 1, process)
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=120)[0]
     assert process.returncode == 130 and "Traceback" not in printed
@@ -532,7 +574,7 @@ def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_
     assert python(ROOT / "meta_evolve_loss.py", "--resume", run, env=environment, cwd=tmp_path).returncode == 0
     summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
     assert summary["environments"] == expected["environments"]  # also when there was nothing left to do
-    assert summary["evolution"]["evolve_seconds"] > 0
+    assert summary["timing"]["train_seconds"] > 0
     for name in ("fitness.png", "value_loss.png", "drift.png", "comparison.png"):
         assert (run / name).stat().st_size > 10_000
 
@@ -556,7 +598,7 @@ def test_the_comparison_is_of_five_losses_on_the_same_fresh_seeds(whole):
     means = table.groupby("loss")["mean_over_training"].mean()
     assert len(set(means.round(6))) >= 3 and means["generation 0"] == pytest.approx(means["hand-written"], abs=0.02)
     summary = json.loads((whole / "summary.json").read_text())
-    assert summary["evolution"]["frames_per_second"] > 0 and summary["evolution"]["nan_candidates"] == 0
+    assert summary["timing"]["env_steps_per_second"] > 0 and summary["evolution"]["nan_candidates"] == 0
     found = summary["environments"]["Catch-bsuite"]
     assert set(found["losses"]) == set(table["loss"]) and set(found["tuned"]) == {"vf_coef", "clip_eps"}
     assert found["losses"]["learned"]["mean_over_training"]["mean"] == pytest.approx(means["learned"])
@@ -588,9 +630,9 @@ def test_evaluate_writes_beside_a_loss_and_keeps_what_was_there(tmp_path, monkey
     printed = capsys.readouterr().out
     assert "Catch-bsuite (evolved on)" in printed and "Acrobot-v1 (held out)" in printed and "vf_coef 0.5" in printed
     first = (tmp_path / "evaluation.csv").read_bytes()
-    assert main_in_process(*command, "6", "--env-ids", "Catch-bsuite", "Catch-bsuite") == 0
+    assert main_in_process(*command, "8", "--env-ids", "Catch-bsuite", "Catch-bsuite") == 0
     assert (tmp_path / "evaluation-1/evaluation.csv").read_bytes() == first
-    assert len(pd.read_csv(tmp_path / "evaluation.csv")) == 5 * 6  # an environment given twice counts once
+    assert len(pd.read_csv(tmp_path / "evaluation.csv")) == 5 * 8  # an environment given twice counts once
     losses = json.loads((tmp_path / "summary.json").read_text())["environments"]["Catch-bsuite"]["losses"]
     assert losses["DPO"]["learned_is"] == "better" and losses["DPO"]["probability_that_learned_is_better"]["p"] == 1.0
 
@@ -599,7 +641,7 @@ def test_evaluate_writes_beside_a_loss_and_keeps_what_was_there(tmp_path, monkey
 
     monkeypatch.setattr(compare, "compare", stop)
     assert main_in_process(*command, "4") == 130 and "nothing was written" in capsys.readouterr().out
-    assert len(pd.read_csv(tmp_path / "evaluation.csv")) == 5 * 6 and not (tmp_path / "evaluation-2").exists()
+    assert len(pd.read_csv(tmp_path / "evaluation.csv")) == 5 * 8 and not (tmp_path / "evaluation-2").exists()
     elsewhere = (*command, "4", "--run-dir", str(tmp_path / "elsewhere"))
     assert main_in_process(*elsewhere) == 130
     monkeypatch.setattr(compare, "compare", stub_compare)

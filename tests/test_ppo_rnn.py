@@ -105,7 +105,7 @@ def test_the_bootstrap_sees_the_final_observation_with_the_memory_of_its_episode
     jax.effects_barrier()
     network, fresh = ppo_rnn.make_network(config), jnp.zeros(6)
     remember = jax.jit(lambda carry, obs: network.apply(state.params, carry, obs, method="remember"))
-    value = jax.jit(lambda carry, obs: network.apply(state.params, remember(carry, obs), method="value"))
+    value = jax.jit(lambda carry, obs: network.apply(state.params, remember(carry, obs), method="heads")[1])
     truncations = 0
     for carries, obs, targets in found:
         for carry, sequence, target in zip(carries, obs, targets, strict=True):

@@ -25,7 +25,7 @@ def trained(env_id, seeds=3, **changes):
 def values(config, states, obs):
     """V of each observation (n, 1), for each seed: (seeds, n)."""
     network = ppo.make_network(config)
-    return jax.vmap(lambda params: network.apply(params, obs, method="value"))(states.params)
+    return jax.vmap(lambda params: network.apply(params, obs)[1])(states.params)
 
 
 def test_a_time_limit_is_not_death():

@@ -13,10 +13,15 @@ import dqn
 import meta_evolve_loss
 import ppo
 import ppo_rnn
-from runner import cli, evolve
+from runner.evolution import CompareOptions, Evolution
+from runner.plan import command_line
+from runner.plan.errors import UsageError
+from runner.plan.script import Script
+from runner.policies import Policies
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+SCALE = (ROOT / "docs/scale.md").read_text()
 TRAINING = {"ppo.py": ppo, "ppo_rnn.py": ppo_rnn, "dqn.py": dqn}
 COMMAND = re.compile(r"^(?:\.venv/bin/)?python (\w+\.py)(.*)", re.MULTILINE)
 
@@ -30,14 +35,15 @@ def accept(name, words):
     if name != "meta_evolve_loss.py":
         module = TRAINING[name]
         parts = module.Config, module.make_env, module.make_train, module.make_policy
-        return cli.make_plan(cli.Script(ROOT / name, *parts), words)
+        return command_line.make_plan(Script(ROOT / name, *parts, Policies()), words)
     if words[:1] == ["evaluate"]:
-        return cli.read_arguments(name, "", words[1:], run=evolve.CompareOptions())
-    return evolve.make_plan(evolve.Evolution(ROOT / name, meta_evolve_loss), words)
+        return command_line.read_arguments(name, "", words[1:], run=CompareOptions())
+    parts = meta_evolve_loss.Config, ppo.make_env, meta_evolve_loss.make_train, None
+    return command_line.make_plan(Script(ROOT / name, *parts, Evolution(meta_evolve_loss)), words)
 
 
 def shown():
-    for path in (ROOT / "README.md", ROOT / "docs/guide.md", ROOT / "docs/results.md"):
+    for path in DOCUMENTS:
         for block in blocks(path.read_text(), "bash"):
             for name, words in COMMAND.findall(block):
                 if (ROOT / name).exists():
@@ -50,13 +56,13 @@ def test_every_command_shown_is_accepted(name, words):
 
 
 def test_a_command_that_is_not_accepted_would_be_noticed():
-    with pytest.raises(cli.UsageError, match="no flag --num-seed"):
+    with pytest.raises(UsageError, match="no flag --num-seed"):
         accept("ppo.py", ["--num-seed", "8"])
 
 
 def test_the_slurm_script_starts_a_run_and_then_goes_on_with_it(tmp_path):
     """With an srun that only prints: what each task of the job would be."""
-    [script] = [block for block in blocks(README, "bash") if "#SBATCH" in block]
+    [script] = [block for block in blocks(SCALE, "bash") if "#SBATCH" in block]
     job = f'srun() {{ echo "$@"; }}\n{script}'
 
     def submit():
@@ -70,7 +76,7 @@ def test_the_slurm_script_starts_a_run_and_then_goes_on_with_it(tmp_path):
 
 
 def test_the_kubernetes_job_is_valid_and_its_command_is_accepted():
-    [manifest] = blocks(README, "yaml")
+    [manifest] = blocks(SCALE, "yaml")
     service, job = yaml.safe_load_all(manifest)
     for resource in (service, job):
         kubernetes_validate.validate(resource, "1.31", strict=True)

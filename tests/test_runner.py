@@ -14,43 +14,55 @@ import pytest
 
 import dqn
 import ppo
-from runner import checkpoint, cli, devices, evaluate, members, memory, plots, progress, record, report, stats, train
-from runner.errors import UsageError, require
+from runner.loop import checkpoint, devices, memory, program, progress, record, run
+from runner.plan import command_line, members, sweeps
+from runner.plan.errors import UsageError, require
+from runner.plan.script import Script
+from runner.policies import Policies
+from runner.report import evaluate, plots, stats, summary
 
 BASE = ppo.Config(total_timesteps=2048, hidden_size=8)
 
 
+def script_of(module):
+    parts = module.Config, module.make_env, module.make_train, module.make_policy
+    return Script(Path(module.__file__), *parts, Policies())
+
+
+PPO = script_of(ppo)
+
+
 # --- Sweeps and members -----------------------------------------------------------------------------------------------
 def test_grid():
-    points = members.parse_sweep(["lr=1e-4,3e-4", "anneal-lr=true,false"], ppo.Config, 0)
+    points = sweeps.parse_sweep(["lr=1e-4,3e-4", "anneal-lr=true,false"], ppo.Config, 0)
     assert points == [{"lr": lr, "anneal_lr": anneal} for lr in (1e-4, 3e-4) for anneal in (True, False)]
-    assert members.parse_sweep([], ppo.Config, 0) == [{}]
+    assert sweeps.parse_sweep([], ppo.Config, 0) == [{}]
 
 
 def test_fields_in_one_item_go_together():
-    points = members.parse_sweep(["num_envs=4,8 lr=1e-3,2e-3"], ppo.Config, 0)
+    points = sweeps.parse_sweep(["num_envs=4,8 lr=1e-3,2e-3"], ppo.Config, 0)
     assert points == [{"num_envs": 4, "lr": 1e-3}, {"num_envs": 8, "lr": 2e-3}]
-    assert len(members.parse_sweep(["num_envs=4,4,8 lr=1e-3,2e-3,2e-3"], ppo.Config, 0)) == 3
+    assert len(sweeps.parse_sweep(["num_envs=4,4,8 lr=1e-3,2e-3,2e-3"], ppo.Config, 0)) == 3
 
 
 def test_random_search_is_drawn_from_the_seed_and_within_bounds():
-    points = members.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 3)
+    points = sweeps.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 3)
     assert len(points) == 800
     lrs = np.array(sorted({p["lr"] for p in points}))
     assert len(lrs) == 400 and lrs.min() >= 1e-5 and lrs.max() <= 1e-2
     assert np.mean(lrs < 10**-3.5) == pytest.approx(0.5, abs=0.08)  # uniform in the logarithm
-    assert points == members.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 3)
-    assert points != members.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 4)
-    assert len(members.parse_sweep(["num_envs=lin:1:4:50"], ppo.Config, 0)) <= 4  # whole numbers drawn twice count once
-    together = members.parse_sweep(["lr=log:1e-5:1e-2:5 ent_coef=lin:0:0.05:5"], ppo.Config, 0)
+    assert points == sweeps.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 3)
+    assert points != sweeps.parse_sweep(["lr=log:1e-5:1e-2:400", "ent_coef=lin:0:0.05:2"], ppo.Config, 4)
+    assert len(sweeps.parse_sweep(["num_envs=lin:1:4:50"], ppo.Config, 0)) <= 4  # whole numbers drawn twice count once
+    together = sweeps.parse_sweep(["lr=log:1e-5:1e-2:5 ent_coef=lin:0:0.05:5"], ppo.Config, 0)
     assert len(together) == 5
 
 
 def test_members_are_grouped_by_static_values_and_cut():
-    points = members.parse_sweep(["lr=1e-4,1e-3", "activation=tanh,relu"], ppo.Config, 0)
+    points = sweeps.parse_sweep(["lr=1e-4,1e-3", "activation=tanh,relu"], ppo.Config, 0)
     everyone = members.make_members(points, 3, 10)
     assert [m.seed for m in everyone[:4]] == [10, 11, 12, 10]
-    batches = members.make_batches(everyone, BASE, 4)
+    batches = members.make_batches(PPO, BASE, everyone, 4)
     assert [len(b.members) for b in batches] == [4, 2, 4, 2]
     assert [b.config.activation for b in batches] == ["tanh", "tanh", "relu", "relu"]
     assert batches[0].floats() == {"lr": [1e-4, 1e-4, 1e-4, 1e-3]}
@@ -61,7 +73,7 @@ def test_members_are_grouped_by_static_values_and_cut():
     ("word", "value"), [("500000", 500000), ("500_000", 500000), ("5e5", 500000), ("9007199254740993", 2**53 + 1)]
 )
 def test_whole_numbers_as_people_type_them(word, value):
-    assert members.parse_int(word) == value
+    assert sweeps.parse_int(word) == value
 
 
 # --- Statistics -------------------------------------------------------------------------------------------------------
@@ -90,10 +102,11 @@ def test_members_are_spread_over_devices_and_padding_does_not_reach_results():
     assert devices.make_mesh(1).size == 1
     mesh = devices.make_mesh(5)
     assert mesh.size == 2
-    placed = devices.place({"x": np.arange(5.0)}, mesh)["x"]
+    layout = devices.Layout(mesh)
+    placed = layout.place({"x": np.arange(5.0)})["x"]
     np.testing.assert_array_equal(placed, [0, 1, 2, 3, 4, 4])
     assert {len(shard.data) for shard in placed.addressable_shards} == {3}
-    doubled = devices.over_members(lambda x, k: 2 * x + k, mesh, num_scalars=1)(placed, 1.0)
+    doubled = layout.jit(lambda x, k: 2 * x + k, num_scalars=1)(placed, 1.0)
     np.testing.assert_array_equal(doubled[:5], 2 * np.arange(5.0) + 1)
 
 
@@ -217,7 +230,7 @@ def test_checkpoints_of_another_state_are_refused_and_left_alone(tmp_path):
 def test_a_disk_that_refuses_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="can't write"):
-        checkpoint.Checkpoints(tmp_path / "file" / "c")
+        checkpoint.Checkpoints(tmp_path / "file" / "c", 3)
 
 
 def test_nothing_is_pickled(tmp_path):
@@ -268,8 +281,7 @@ def test_json_has_null_for_nan(tmp_path):
 
 
 def test_a_run_directory_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    script = cli.Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy)
-    plan = cli.make_plan(script, ["--run-dir", str(tmp_path / "runs" / "one")])
+    plan = command_line.make_plan(PPO, ["--run-dir", str(tmp_path / "runs" / "one")])
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -279,6 +291,7 @@ def test_a_run_directory_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         record.create_run_dir(plan)
     assert list((tmp_path / "runs").iterdir()) == []
     assert {path.name for path in record.create_run_dir(plan).iterdir()} == {"ppo.py", "config.json"}
+    (tmp_path / "runs/one/checkpoints/batch-000/3").mkdir(parents=True)
     with pytest.raises(UsageError, match="can't write the run directory"):  # somebody else was faster
         record.create_run_dir(plan)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["one"]
@@ -306,13 +319,12 @@ def test_missing_package_names_the_install_command():
 
 # --- Report and pictures ----------------------------------------------------------------------------------------------
 def example_plan(sweep, num_seeds=4):
-    script = types.SimpleNamespace(name="ppo", path=types.SimpleNamespace(name="ppo.py"), Config=ppo.Config)
-    points = members.parse_sweep(sweep, ppo.Config, 0)
+    points = sweeps.parse_sweep(sweep, ppo.Config, 0)
     options = types.SimpleNamespace(num_seeds=num_seeds, seed=0)
     everyone = members.make_members(points, num_seeds, 0)
-    batches = members.make_batches(everyone, BASE, 0)
+    batches = members.make_batches(PPO, BASE, everyone, 0)
     return types.SimpleNamespace(
-        script=script, config=BASE, points=points, options=options, members=everyone, batches=batches
+        script=PPO, config=BASE, points=points, options=options, members=everyone, batches=batches
     )
 
 
@@ -329,14 +341,11 @@ def example_points(plan, bad_members=()):
     bad = np.isin(np.arange(len(plan.members)), bad_members).astype(int) * 7
     returns = np.stack([[[m.point + 1.0] * 3, [m.point + 0.5] * 3] for m in plan.members])
     returns[bad > 0] = np.nan
-    results = [
-        types.SimpleNamespace(
-            returns=returns[[m.index for m in batch.members]], first_bad=bad[[m.index for m in batch.members]]
-        )
-        for batch in plan.batches
-    ]
-    rows = report.summarize_members(plan, example_metrics(plan), results)
-    return rows, report.summarize_points(plan, rows)
+    own = [[m.index for m in batch.members] for batch in plan.batches]
+    trained = [types.SimpleNamespace(batch=batch, first_bad=bad[i]) for batch, i in zip(plan.batches, own, strict=True)]
+    evaluated = summary.with_returns(plan, [returns[i] for i in own])
+    rows = summary.summarize_members(plan, example_metrics(plan), trained, evaluated)
+    return rows, summary.summarize_points(plan, rows, summary.OF_POLICIES)
 
 
 def test_final_return_is_the_mean_of_the_last_tenth():
@@ -354,7 +363,7 @@ def test_a_nan_member_is_counted_and_harms_no_other():
     assert [p["nan_seeds"] for p in points] == [0, 1]
     assert points[0] == clean[0]
     assert points[1]["final_return"]["n"] == 3 and np.isfinite(points[1]["final_return"]["iqm"])
-    assert report.best_point(clean) == 1 and report.best_point(points) == 0  # a point that diverges is not the best
+    assert summary.best_point(clean) == 1 and summary.best_point(points) == 0  # a point that diverges is not the best
 
 
 def test_seeds_without_a_return_are_counted_and_a_point_of_few_is_not_the_best():
@@ -363,23 +372,23 @@ def test_seeds_without_a_return_are_counted_and_a_point_of_few_is_not_the_best()
         return {"seeds": len(returns), "nan_seeds": 0, "final_return": found, "greedy_return": found}
 
     lucky, whole = point(-100.0, np.nan, np.nan, np.nan), point(-300.0, -300.0, -300.0, -300.0)
-    assert report.best_point([lucky, whole]) == 1
-    assert report.of_evaluation(lucky, "greedy_return") == "-100.0, 3 without an end"
-    assert report.of_evaluation(whole, "greedy_return") == "-300.0 [-300.0, -300.0]"
+    assert summary.best_point([lucky, whole]) == 1
+    assert summary.of_evaluation(lucky, "greedy_return") == "-100.0, 3 without an end"
+    assert summary.of_evaluation(whole, "greedy_return") == "-300.0 [-300.0, -300.0]"
 
 
 def test_the_member_shown_is_the_best_of_the_best_point_whose_return_is_known():
     def row(index, point, greedy, bad=0):
-        return {"member": index, "point": point, "greedy_return": greedy, "first_bad_update": bad}
+        return {"member": index, "point": point, "greedy_return": greedy, "final_return": 0.0, "first_bad_update": bad}
 
     rows = [row(0, 1, np.nan), row(1, 1, 9.0, bad=3), row(2, 1, 5.0), row(3, 1, 6.0), row(4, 0, 8.0)]
-    assert report.best_member(rows, 1)["member"] == 3 and report.best_member(rows[:3], 1)["member"] == 2
-    assert report.best_member(rows[:2], 1)["member"] == 0
+    assert summary.best_member(rows, 1)["member"] == 3 and summary.best_member(rows[:3], 1)["member"] == 2
+    assert summary.best_member(rows[:2], 1)["member"] == 0
 
 
 def test_rerun_command_parses_back_to_the_best_point():
     plan = example_plan(["lr=1e-4,0.00123", "anneal_lr=true,false"])
-    command = report.rerun_command(plan, 3).split()
+    command = summary.rerun_command(plan, 3).split()
     assert command[:2] == ["python", "ppo.py"]
     assert "--lr 0.00123 --hidden-size" not in command and "0.00123" in command and "--no-anneal-lr" in command
     assert command[-4:] == ["--num-seeds", "4", "--seed", "4"]
@@ -420,9 +429,9 @@ def test_large_states_are_announced():
     config = dqn.Config(env_id="Breakout-MinAtar", total_timesteps=20_000, buffer_size=100_000, num_envs=4)
     one = jax.eval_shape(lambda key: dqn.make_train(config)(key, num_updates=0)[0], jax.random.key(0))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((8, *x.shape), x.dtype), one)
-    assert train.state_bytes(one.buffer) == 100_000 * (2 * 400 * 4 + 10)  # as the docstring of dqn.py says
-    assert train.state_bytes(like) > train.NOTABLE_BYTES
-    note = train.memory_note(like, 8)
+    assert program.state_bytes(one.buffer) == 100_000 * (2 * 400 * 4 + 10)  # as the docstring of dqn.py says
+    assert program.state_bytes(like) > run.NOTABLE_BYTES
+    note = program.memory_note(like, 8)
     assert "8 members take 2.6 GB, of which buffer 2.6 GB" in note and "--max-members-at-once" in note
 
 
@@ -463,16 +472,15 @@ def test_free_memory_is_that_of_the_machine_or_the_container(monkeypatch):
 def test_members_that_do_not_fit_are_trained_in_batches(monkeypatch, tmp_path, capsys):
     """The estimate is of the compiled program: the states and the rollout at least, and it grows with the members."""
     words = ["--total-timesteps", "1024", "--hidden-size", "8"]
-    script = cli.Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy)
     mesh = devices.make_mesh(2)
 
     def fitted(*more):
-        return train.fit_memory(cli.make_plan(script, [*words, *more]), mesh, tmp_path, print)
+        return program.fit_memory(command_line.make_plan(PPO, [*words, *more]), mesh, tmp_path, print)
 
-    few = train.program_of(plan := cli.make_plan(script, words), plan.batches[0], mesh)
-    assert few.bytes_per_device > 8 * 512 * 4 * 4 and few.bytes_per_device > train.state_bytes(few.like) / 2
+    few = program.program_of(plan := command_line.make_plan(PPO, words), plan.batches[0], mesh)
+    assert few.bytes_per_device > 8 * 512 * 4 * 4 and few.bytes_per_device > program.state_bytes(few.like) / 2
     record.write_json(tmp_path / "config.json", {"script": "ppo", "options": {}})
-    monkeypatch.setattr(train, "free_bytes", lambda processes: 0.6 * few.bytes_per_device)
+    monkeypatch.setattr(program, "free_bytes", lambda processes: 0.6 * few.bytes_per_device)
     plan = fitted()
     assert plan.options.max_members_at_once == 6 and [len(b.members) for b in plan.batches] == [6, 6, 4]
     assert [m.seed for batch in plan.batches for m in batch.members] == list(range(16))
@@ -481,8 +489,8 @@ def test_members_that_do_not_fit_are_trained_in_batches(monkeypatch, tmp_path, c
     assert "16 members at once would take" in capsys.readouterr().out
     assert fitted("--max-members-at-once", "10").options.max_members_at_once == 10  # by hand goes first
     assert fitted("--num-seeds", "15").options.max_members_at_once == 0  # so few are simply tried
-    monkeypatch.setattr(train, "free_bytes", lambda processes: 1e12)
-    assert fitted() == cli.make_plan(script, words)
+    monkeypatch.setattr(program, "free_bytes", lambda processes: 1e12)
+    assert fitted() == command_line.make_plan(PPO, words)
 
 
 def test_ctrl_c_waits_for_the_chunk_and_is_the_callers_own_again_afterwards(capsys):
@@ -503,12 +511,12 @@ def test_evaluation_has_each_members_own_floats_and_the_environments_own_paramet
     config = dqn.Config(
         env_params="max_steps_in_episode=60", total_timesteps=3000, learning_starts=1000, exploration_fraction=0.1
     )
-    script = cli.Script(Path(dqn.__file__), dqn.Config, dqn.make_env, dqn.make_train, dqn.make_policy)
-    mesh = devices.make_mesh(2)
-    program = train.build(script, config, ("end_e",), 2, mesh, 64)
-    seeds, floats = devices.place((np.zeros(2, np.uint32), {"end_e": np.array([0.0, 1.0], np.float32)}), mesh)
-    state = program.init(seeds, floats)
-    (greedy, sampled), (_, random) = np.asarray(program.evaluate()(state, floats, seeds))
+    layout = devices.Layout(devices.make_mesh(2))
+    compiled = program.build(script_of(dqn), config, ("end_e",), 2, layout)
+    seeds, floats = layout.place((np.zeros(2, np.uint32), {"end_e": np.array([0.0, 1.0], np.float32)}))
+    state = compiled.init(seeds, floats)
+    play = evaluate.evaluate_all(script_of(dqn), config, (), 64, layout)
+    (greedy, sampled), (_, random) = np.asarray(play(state, floats, seeds))
     np.testing.assert_array_equal(greedy, sampled)
     assert 15 < random.mean() < 30 and (random != sampled).mean() > 0.5
     assert greedy.max() <= 60 and random.max() <= 60
@@ -517,7 +525,6 @@ def test_evaluation_has_each_members_own_floats_and_the_environments_own_paramet
 def test_an_evaluation_ends_also_where_episodes_do_not(monkeypatch):
     monkeypatch.setattr(evaluate, "LONGEST", 30)
     config = ppo.Config(env_params="max_steps_in_episode=1000000000", total_timesteps=512, hidden_size=8)
-    script = cli.Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy)
     state, _ = ppo.make_train(config)(jax.random.key(0), num_updates=0)
-    returns = np.asarray(evaluate.make_evaluate(script, config, 64)(state, jax.random.key(1), False))
+    returns = np.asarray(evaluate.make_evaluate(PPO, config, 64)(state, jax.random.key(1), False))
     assert 0 < np.isnan(returns).sum() < 64 and np.nanmax(returns) <= 31

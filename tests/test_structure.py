@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(p for p in ROOT.glob("*.py"))
+RUNNER = sorted(ROOT.glob("runner/**/*.py"))
 FIRST_PARTY = {p.stem for p in SCRIPTS} | {p.name for p in ROOT.iterdir() if p.is_dir()}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -45,20 +46,57 @@ def test_the_check_itself_sees_first_party_imports():
     assert not imports_at_module_level(ast.parse("if __name__ == '__main__':\n    from runner import main"))
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS, *ROOT.glob("runner/*.py")], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [*SCRIPTS, *RUNNER, *ROOT.glob("environments/*.py")], ids=lambda p: p.name)
 def test_functions_nest_at_most_two_deep(path):
     assert depth(ast.parse(path.read_text())) <= 2
 
 
 def test_the_runner_contains_no_algorithm():
-    for path in ROOT.glob("runner/*.py"):
+    for path in RUNNER:
         imported = imports_at_module_level(ast.parse(path.read_text()))
         assert not imported & {"optax", "distrax", "flax", "evosax", *(p.stem for p in SCRIPTS)}, path
 
 
+def imported_of_runner(path):
+    """The parts of runner/ that a file imports anywhere, also inside functions: "plan", "loop", "report", "main" ..."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("runner.")}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("part", "may"), [("plan", {"plan"}), ("loop", {"plan", "loop"}), ("report", {"plan", "loop", "report"})]
+)
+def test_the_data_flows_one_way(part, may):
+    """A command line becomes a plan, the plan runs in a loop, the loop's record becomes a report: no arrow back."""
+    for path in ROOT.glob(f"runner/{part}/*.py"):
+        assert imported_of_runner(path) <= may, path
+    assert part == "plan" or "plan" in set().union(*map(imported_of_runner, ROOT.glob(f"runner/{part}/*.py")))
+
+
+FIRST_EQUATION = {
+    "ppo": "A_t = delta_t",
+    "ppo_rnn": "A_t = delta_t",
+    "dqn": "r + gamma * max",
+    "meta_evolve_loss": "f(r, A)",
+}
+
+
+@pytest.mark.parametrize("name", FIRST_EQUATION)
+def test_the_method_comes_first(name):
+    """The first equation within a hundred lines, and the sections in one order, with the environment last."""
+    text = (ROOT / f"{name}.py").read_text()
+    assert text[: text.index(FIRST_EQUATION[name])].count("\n") < 100
+    sections = [line.split()[2] for line in text.splitlines() if line.startswith("# --- ")]
+    assert name == "meta_evolve_loss" or sections == ["Config", "Algorithm", "Network", "Training", "Environment"]
+
+
 OWN = {  # what each script writes in its own way; everything else of the same name must be the same code
-    "Config", "check_config", "make_env", "make_network", "make_policy", "make_train", "TrainState", "Transition",
-    "Batch",
+    "Config", "make_env", "make_network", "make_policy", "make_train", "TrainState", "Transition", "Batch",
 }  # fmt: skip
 
 
@@ -72,6 +110,6 @@ def test_what_scripts_repeat_they_repeat_exactly():
                     node.body = node.body[1:]  # shapes are named differently
                 found.setdefault(node.name, {})[path.name] = ast.dump(node)
     repeated = {name: versions for name, versions in found.items() if len(versions) > 1}
-    assert {"gae", "ppo_loss", "change_env_params", "mean_of_ended"} <= set(repeated)
+    assert {"gae", "ppo_loss", "Convolution", "mean_of_ended"} <= set(repeated)
     for name, versions in repeated.items():
         assert len(set(versions.values())) == 1, f"{name} differs between {', '.join(versions)}"

@@ -20,6 +20,7 @@ import pandas as pd
 
 from runner.loop.hosts import is_first, shared_folder
 from runner.loop.track import make_tracker
+from runner.plan.command_line import untrained
 from runner.plan.errors import UsageError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "distrax", "gymnax", "evosax", "orbax-checkpoint", "numpy")
@@ -104,7 +105,7 @@ def create_run_dir(plan):
     run_dir = plan.run_dir or Path("runs") / plan.script.name / plan.config.env_id / f"{now}-{unique}"
     unfinished = run_dir.with_name(f"{run_dir.name}-{unique}.tmp")
     try:
-        if run_dir.exists():  # a record without a checkpoint, see choose_run_dir
+        if untrained(run_dir):  # the record of a run that ended at once
             with locked(run_dir):
                 run_dir.rename(run_dir.with_name(f"{run_dir.name}-untrained-{unique}"))
         unfinished.mkdir(parents=True)

@@ -239,7 +239,7 @@ def no_such_flag(flag, names):
     """A line that names the flag meant: by what other projects call it, else the nearest; none where none is near."""
     flags, typed = [name.replace("_", "-") for name in names], flag.lstrip("-").replace("_", "-").lower()
     near = [ALIASES[typed]] if ALIASES.get(typed) in flags else []
-    near = near or difflib.get_close_matches(typed.removeprefix("no-"), flags, n=1, cutoff=0.6)
+    near = near or difflib.get_close_matches(typed.removeprefix("no-"), flags, n=1, cutoff=0.7)
     return f"there is no flag {flag}" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
 
 
