@@ -144,7 +144,9 @@ def ppo_loss(
     """
     log_ratio = distribution.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
-    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)  # per minibatch (G7)
+    mean, std = batch.advantage.mean(), batch.advantage.std()
+    advantage = (batch.advantage - mean) / (std + 1e-8)  # per minibatch (G7)
+    advantage = jnp.where(std > 1e-6 * jnp.abs(mean), advantage, 0.0)  # where all are equal, std is a rounding error
     policy_losses = policy_objective(ratio, advantage, config)
     value_losses = value_objective(value, batch.target, batch.value, config)
     chex.assert_equal_shape([value, batch.target, batch.value, advantage, ratio, policy_losses, value_losses])
@@ -298,7 +300,7 @@ class Transition(NamedTuple):
     reward: jax.Array
     terminated: jax.Array  # the episode ended by itself: its future is worth 0
     done: jax.Array  # terminated or cut by the time limit
-    info: dict  # gymnax's; final_observation is what the action led to, even where obs is a new episode's first by then
+    info: dict  # gymnax's: final_observation, what the action led to even where an episode ended; returned_episode_...
 
 
 def make_policy(config, network_fn=make_network):
@@ -321,6 +323,7 @@ def make_policy(config, network_fn=make_network):
 
 
 def preprocess(config, obs_stats, obs):
+    """What the network sees of observations (..., D)."""
     obs = obs.astype(jnp.float32)
     return normalize(obs, obs_stats) if config.normalize_obs else obs
 
@@ -375,22 +378,30 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
         transition = Transition(state.obs, action, reward, terminated, done, info)
         return state._replace(env_state=env_state, obs=obs), transition
 
-    def make_batch(state, rollout):
+    def learning_reward(state, rollout):
+        """State and the rewards (T, N) to learn from: the environment's, scaled if scale_reward (C8, C9)."""
+        if not config.scale_reward:
+            return state, rollout.reward
+        sums, discounted_sum = discounted_sums(rollout.reward, rollout.done, state.discounted_sum, config.gamma)
+        return_stats = update_stats(state.return_stats, sums.reshape(-1))
+        reward = jnp.clip(rollout.reward / jnp.sqrt(return_stats.var + 1e-8), -10.0, 10.0)
+        return state._replace(discounted_sum=discounted_sum, return_stats=return_stats), reward
+
+    def make_batch(state, rollout, reward):
         """The rollout with values and log-probabilities of the network that acted, and advantages."""
         obs = preprocess(config, state.obs_stats, rollout.obs)
         distribution, value = network.apply(state.params, obs)
         final_obs = preprocess(config, state.obs_stats, rollout.info["final_observation"])
         _, next_value = network.apply(state.params, final_obs)
-
-        reward = rollout.reward
-        if config.scale_reward:  # C8, C9
-            sums, discounted_sum = discounted_sums(reward, rollout.done, state.discounted_sum, config.gamma)
-            return_stats = update_stats(state.return_stats, sums.reshape(-1))
-            reward = jnp.clip(reward / jnp.sqrt(return_stats.var + 1e-8), -10.0, 10.0)
-            state = state._replace(discounted_sum=discounted_sum, return_stats=return_stats)
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, config.gamma, config.gae_lambda)
-        log_prob = distribution.log_prob(rollout.action)
-        return state, Batch(obs, rollout.action, log_prob, value, advantage, target=advantage + value)
+        return Batch(
+            obs=obs,
+            action=rollout.action,
+            log_prob=distribution.log_prob(rollout.action),
+            value=value,
+            advantage=advantage,
+            target=advantage + value,
+        )
 
     def minibatch_loss(params, batch):
         return loss_fn(*network.apply(params, batch.obs), batch, config)
@@ -412,10 +423,11 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
     def update(state, _):
         key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
         state, rollout = jax.lax.scan(env_step, state, jax.random.split(rollout_key, config.num_steps))
-        state, batch = make_batch(state, rollout)
+        state, reward = learning_reward(state, rollout)
+        batch = make_batch(state, rollout, reward)
 
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)  # (T, N, ...) -> (N * T, ...)
-        learner = (state.params, state.opt_state)
+        learner = (state.params, state.opt_state)  # what a minibatch changes
         epoch_keys = jax.random.split(shuffle_key, config.update_epochs)
         (params, opt_state), metrics = jax.lax.scan(functools.partial(update_epoch, flat), learner, epoch_keys)
         metrics = jax.tree.map(jnp.mean, metrics)  # over epochs and minibatches

@@ -152,7 +152,9 @@ def ppo_loss(
     """
     log_ratio = distribution.log_prob(batch.action) - batch.log_prob
     ratio = jnp.exp(log_ratio)
-    advantage = (batch.advantage - batch.advantage.mean()) / (batch.advantage.std() + 1e-8)  # per minibatch (G7)
+    mean, std = batch.advantage.mean(), batch.advantage.std()
+    advantage = (batch.advantage - mean) / (std + 1e-8)  # per minibatch (G7)
+    advantage = jnp.where(std > 1e-6 * jnp.abs(mean), advantage, 0.0)  # where all are equal, std is a rounding error
     policy_losses = policy_objective(ratio, advantage, config)
     value_losses = value_objective(value, batch.target, batch.value, config)
     chex.assert_equal_shape([value, batch.target, batch.value, advantage, ratio, policy_losses, value_losses])
@@ -400,7 +402,7 @@ class Transition(NamedTuple):
     terminated: jax.Array  # the episode ended by itself: its future is worth 0
     done: jax.Array  # terminated or cut by the time limit
     carry: Any  # what was remembered after obs: what the action was chosen from
-    info: dict  # gymnax's; final_observation is what the action led to, even where obs is a new episode's first by then
+    info: dict  # gymnax's: final_observation, what the action led to even where an episode ended; returned_episode_...
 
 
 def make_policy(config, network_fn=make_network):
@@ -426,6 +428,7 @@ def make_policy(config, network_fn=make_network):
 
 
 def preprocess(config, obs_stats, obs):
+    """What the network sees of observations (..., D)."""
     obs = obs.astype(jnp.float32)
     return normalize(obs, obs_stats) if config.normalize_obs else obs
 
@@ -482,22 +485,24 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
         transition = Transition(state.obs, action, reward, terminated, done, carry, info)
         return state._replace(env_state=env_state, obs=obs, carry=reset_memory(carry, done)), transition
 
-    def make_batch(state, rollout):
+    def learning_reward(state, rollout):
+        """State and the rewards (T, N) to learn from: the environment's, scaled if scale_reward (C8, C9)."""
+        if not config.scale_reward:
+            return state, rollout.reward
+        sums, discounted_sum = discounted_sums(rollout.reward, rollout.done, state.discounted_sum, config.gamma)
+        return_stats = update_stats(state.return_stats, sums.reshape(-1))
+        reward = jnp.clip(rollout.reward / jnp.sqrt(return_stats.var + 1e-8), -10.0, 10.0)
+        return state._replace(discounted_sum=discounted_sum, return_stats=return_stats), reward
+
+    def make_batch(state, rollout, reward):
         """The rollout with values and log-probabilities of the network that acted, and advantages."""
         distribution, value = network.apply(state.params, rollout.carry, method="heads")
         final_obs = preprocess(config, state.obs_stats, rollout.info["final_observation"])
         final_carry = network.apply(state.params, rollout.carry, final_obs, method="remember")
         _, next_value = network.apply(state.params, final_carry, method="heads")
-
-        reward = rollout.reward
-        if config.scale_reward:  # C8, C9
-            sums, discounted_sum = discounted_sums(reward, rollout.done, state.discounted_sum, config.gamma)
-            return_stats = update_stats(state.return_stats, sums.reshape(-1))
-            reward = jnp.clip(reward / jnp.sqrt(return_stats.var + 1e-8), -10.0, 10.0)
-            state = state._replace(discounted_sum=discounted_sum, return_stats=return_stats)
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, config.gamma, config.gae_lambda)
-        batch = Batch(
-            carry=None,
+        return Batch(
+            carry=None,  # known to update
             obs=preprocess(config, state.obs_stats, rollout.obs),
             done=rollout.done,
             action=rollout.action,
@@ -506,7 +511,6 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
             advantage=advantage,
             target=advantage + value,
         )
-        return state, batch
 
     def minibatch_loss(params, batch):
         carry = unroll(network, params, batch.carry, batch.obs, batch.done)
@@ -530,11 +534,12 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
         key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
         first_carry = state.carry
         state, rollout = jax.lax.scan(env_step, state, jax.random.split(rollout_key, config.num_steps))
-        state, batch = make_batch(state, rollout)
+        state, reward = learning_reward(state, rollout)
+        batch = make_batch(state, rollout, reward)
 
         sequences = jax.tree.map(lambda x: x.swapaxes(0, 1), batch)  # (T, N, ...) -> (N, T, ...)
         sequences = sequences._replace(carry=first_carry)
-        learner = (state.params, state.opt_state)
+        learner = (state.params, state.opt_state)  # what a minibatch changes
         epoch_keys = jax.random.split(shuffle_key, config.update_epochs)
         (params, opt_state), metrics = jax.lax.scan(functools.partial(update_epoch, sequences), learner, epoch_keys)
         metrics = jax.tree.map(jnp.mean, metrics)  # over epochs and minibatches

@@ -13,10 +13,11 @@ import argparse
 import pandas as pd
 from against import commit_name, extract
 from returns import curve
-from runner.plots import draw_band, finish_curves, plt, save
 from suite import train
 from tasks import RUNS
 from throughput import ROOT, machine, replace_rows
+
+from runner.report.plots import draw_band, finish_curves, plt, save
 
 SEEDS = 16
 OUTPUT = ROOT / "results" / "against_curves.csv"

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from runner.devices import make_mesh, map_all, over_members, place
 from throughput import machine, replace_rows
 
 import ppo
+from runner.loop.devices import Layout, make_mesh, map_all
 
 REPEATS, REPEATED = 7, 8
 CONFIG = ppo.Config()
@@ -69,7 +69,7 @@ def parts():
 
     def bootstrap(state, batch, key):
         distribution, value = network.apply(state.params, batch.obs)
-        next_value = network.apply(state.params, batch.obs + 1e-3, method="value")
+        _, next_value = network.apply(state.params, batch.obs + 1e-3)
         return state, batch._replace(log_prob=distribution.log_prob(batch.action), value=value + 1e-9 * next_value)
 
     def advantages(state, batch, key):
@@ -126,7 +126,7 @@ def parts():
     }
 
 
-def compiled(part, mesh, args):
+def compiled(part, layout, args):
     def repeated(states, batches, keys):
         def turn(carry, key):
             return part(*carry, key), None
@@ -134,14 +134,14 @@ def compiled(part, mesh, args):
         def one(state, batch, key):
             return jax.lax.scan(turn, (state, batch), jax.random.split(key, REPEATED))[0]
 
-        return map_all(one, len(keys))(states, batches, keys)  # as the runner does
+        return map_all(jax.vmap, one, len(keys))(states, batches, keys)  # as the runner does
 
-    return over_members(repeated, mesh).lower(*args).compile()
+    return layout.jit(repeated).lower(*args).compile()
 
 
-def example(members, mesh):
+def example(members, layout):
     """States, batches and keys of all members."""
-    seeds = place(np.arange(members, dtype=np.uint32), mesh)
+    seeds = layout.place(np.arange(members, dtype=np.uint32))
 
     def one(seed):
         key = jax.random.key(seed)
@@ -151,14 +151,14 @@ def example(members, mesh):
         batch = ppo.Batch(obs, (numbers > 0).astype(jnp.int32), numbers * 0 - 0.7, numbers, numbers, numbers)
         return state, batch, key
 
-    return over_members(jax.vmap(one), mesh)(seeds)
+    return layout.jit(jax.vmap(one))(seeds)
 
 
 def measure(members):
     """Rows of one number of members: the part, milliseconds per update of all members, share of the whole."""
-    mesh = make_mesh(members)
-    args = example(members, mesh)
-    programs = {name: compiled(part, mesh, args) for name, part in parts().items()}
+    layout = Layout(make_mesh(members))
+    args = example(members, layout)
+    programs = {name: compiled(part, layout, args) for name, part in parts().items()}
     seconds = {name: [] for name in programs}
     for _ in range(REPEATS + 1):
         for name, program in programs.items():
@@ -169,7 +169,7 @@ def measure(members):
     whole = medians["whole update"]
     return [
         {
-            "members": members, "devices": mesh.size, "part": name,
+            "members": members, "devices": layout.mesh.size, "part": name,
             "milliseconds": round(1e3 * median, 3), "share": round(median / whole, 3),
         }
         for name, median in medians.items()

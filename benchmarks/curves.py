@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 from returns import CURVES, curve, is_tuned
-from runner.plots import draw_band, finish_curves, plt, save
 from tasks import PLAYS
+
+from runner.report.plots import draw_band, finish_curves, plt, save
 
 COLORS = {"ppo": "tab:blue", "dqn": "tab:orange", "ppo_rnn": "tab:green"}
 MOST_COLUMNS = 4

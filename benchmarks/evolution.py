@@ -12,6 +12,7 @@ import argparse
 import statistics
 import sys
 import time
+import typing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,14 +20,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import jax
 import numpy as np
-from runner.devices import compile_program, make_mesh, spread_over
-from runner.evolve import frames_per_generation
 from throughput import machine, replace_rows
 
 import meta_evolve_loss as meta
 import ppo
+from runner.loop.devices import Spread, compile_program, make_mesh
 
 REPEATS = 7
+LEARN = typing.get_args(meta.Config.__annotations__["learn"])
 
 
 def timed(program, *args):
@@ -40,14 +41,14 @@ def measure(preset, learn, repeats):
     config = meta.Config(**meta.PRESETS[preset] | ({"learn": learn} if learn else {}))
     members = config.population * config.seeds_per_candidate
     mesh = make_mesh(members)
-    spread = spread_over(mesh)
-    run = meta.make_evolve(config, spread)
+    spread = Spread(mesh)
+    train = meta.make_train(config, spread)
     agent = meta.agent_config(config, config.env_ids[0])
-    frames = frames_per_generation(meta, config)
+    frames = config.steps_per_update
 
     start = time.monotonic()
-    state = compile_program(jax.jit(lambda key: run(key, num_generations=0)[0]), jax.random.key(0))(jax.random.key(0))
-    generation = compile_program(jax.jit(lambda state: run(None, state=state, num_generations=1)[0]), state)
+    state = compile_program(jax.jit(lambda key: train(key, num_updates=0)[0]), jax.random.key(0))(jax.random.key(0))
+    generation = compile_program(jax.jit(lambda state: train(None, state=state, num_updates=1)[0]), state)
     compile_seconds = time.monotonic() - start
     keys = jax.random.split(jax.random.key(1), members)
     plain = compile_program(jax.jit(spread(lambda key: ppo.make_train(agent)(key)[1]["episode_return"])), keys)
@@ -72,7 +73,7 @@ def measure(preset, learn, repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", choices=meta.PRESETS, default="cpu")
-    parser.add_argument("--learn", nargs="+", choices=meta.CHOICES["learn"], default=[None])
+    parser.add_argument("--learn", nargs="+", choices=LEARN, default=[None])
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "evolution_throughput.csv")
     args = parser.parse_args()

@@ -18,12 +18,12 @@ OUTPUT = Path(__file__).resolve().parent.parent / "results" / "evolution.csv"
 def rows(run_dir):
     """Rows, as dicts, from what a run directory records."""
     record, summary = read(run_dir)
-    evolution = summary["evolution"]
+    timing = summary["timing"]
     shared = {"command": command(record), "seed": record["options"]["seed"]}
     after = {
-        "evolve_seconds": round(evolution["evolve_seconds"], 1),
-        "frames_per_second": round(evolution["frames_per_second"]),
-        "nan_candidates": evolution["nan_candidates"],
+        "evolve_seconds": round(timing["train_seconds"], 1),
+        "frames_per_second": round(timing["env_steps_per_second"]),
+        "nan_candidates": summary["evolution"]["nan_candidates"],
     }
     after |= machine() | made_with(record)
     for env_id, found in summary["environments"].items():

@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import pandas as pd
-from runner.stats import describe
 
 MINUTES = 8
 ROOFLINE_MINUTES = 4.5  # at most, so that the learning check and the preset have their turn
@@ -77,8 +76,7 @@ def main():
     command = f"python ppo.py --num-seeds 128 --no-compile-cache --run-dir {folder}/run"
     if step(command, deadline):
         summary = json.loads((folder / "run" / "summary.json").read_text())
-        scores = describe([member["final_return"] for member in summary["members"]])
-        numbers = {name: scores[name] for name in ("iqm", "low", "high")} | summary["timing"]
+        numbers = summary["points"][0]["final_return"] | summary["timing"]
         units = dict(iqm="return", low="return", high="return", compile_seconds="s", train_seconds="s")
         found = [{"what": f"learning: {n}", "members": 128, "value": numbers[n], "unit": u} for n, u in units.items()]
         rows += [row | {"command": "python ppo.py --num-seeds 128 --no-compile-cache"} for row in found]

@@ -26,8 +26,8 @@ from tasks import ROOT, RUNS, flags
 from throughput import machine, read_rows, replace_rows
 
 sys.path.insert(0, str(ROOT))
-from runner.plots import draw_curve, finish_curves, plt, save
-from runner.stats import describe
+from runner.report.plots import draw_curve, finish_curves, plt, save
+from runner.report.stats import describe
 
 OUTPUT, CURVES = ROOT / "results" / "peers.csv", ROOT / "results" / "peers_curves.csv"
 ENV_ID, STEPS = "CartPole-v1", 500_000
@@ -56,7 +56,8 @@ COLORS = {
     "ours_as_rejax": "tab:olive", "rejax": "tab:green", "sbx": "tab:orange", "sb3": "tab:red",
 }  # fmt: skip
 # What no setting of ppo.py makes equal, as edits of a copy, whose returns are compared: {peer: [(text, its successor)]}
-INIT = ("nn.initializers.orthogonal(gain)", "nn.initializers.lecun_normal()")  # flax's default, in hidden layers
+HIDDEN = "nn.Dense(self.hidden_size, kernel_init={})"
+INIT = (HIDDEN.format("orthogonal(math.sqrt(2))"), HIDDEN.format("nn.initializers.lecun_normal()"))  # flax's default
 CLIP = "optax.clip_by_global_norm(config.max_grad_norm)"
 PARTS = {"params": {"actor": "actor", "critic": "critic"}}
 EDITS = {
@@ -64,10 +65,10 @@ EDITS = {
     "ours_as_sbx": [INIT, (CLIP, f"optax.partition(dict.fromkeys(('actor', 'critic'), {CLIP}), {PARTS})")],
     "ours_as_rejax": [
         INIT,
-        ("nn.initializers.orthogonal(output_gain, column_axis=0)", "nn.initializers.lecun_normal(1, 0)"),
+        ("orthogonal(gain, column_axis=0)", "nn.initializers.lecun_normal(1, 0)"),
         (CLIP, "optax.clip(config.max_grad_norm)"),
         ("eps=1e-5", "eps=1e-8"),
-        ("terminated=terminated,", "terminated=terminated | truncated,"),  # the time limit as death
+        ("reward, terminated, done, info)", "reward, done, done, info)"),  # the time limit as death
         ("if config.clip_value:", "if True:"),
     ],
 }

@@ -13,9 +13,10 @@ import shlex
 from pathlib import Path
 
 import pandas as pd
-from runner.plots import binned
-from runner.stats import interval, iqm
 from throughput import ROOT, machine, read_rows, replace_rows, version_text
+
+from runner.report.plots import binned
+from runner.report.stats import interval, iqm
 
 OUTPUT, SEEDS, CURVES = (ROOT / "results" / f"{name}.csv" for name in ("returns", "returns_seeds", "curves"))
 POINTS = 50  # of a curve

@@ -23,10 +23,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import jax
 import jax.numpy as jnp
-from runner.devices import make_mesh, over_members
 from throughput import SECONDS, machine, measure, replace_rows
 
 import ppo
+from runner.loop.devices import Layout, make_mesh
 
 REPEATS = 7
 FLOAT = 4  # bytes
@@ -69,7 +69,7 @@ def parameter_shapes(config):
 def ceiling(mesh, function, shape, amount):
     """Operations, or bytes, per second over all devices: the best of REPEATS; amount: of one device and call."""
     x = jax.random.normal(jax.random.key(0), (mesh.size, *shape))
-    run = over_members(function, mesh, donate_argnums=0)  # in place: fresh memory is slow to be handed out
+    run = Layout(mesh).jit(function, donate_argnums=0)  # in place: fresh memory is slow to be handed out
     x = jax.block_until_ready(run(x))
     seconds = []
     for _ in range(REPEATS):

@@ -11,8 +11,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs"
 sys.path.insert(0, str(ROOT))
-from runner.record import replacing
-from runner.tuned import TUNED
+from runner.loop.record import replacing
+from runner.plan.tuned import TUNED
 
 SMALL = (
     "CartPole-v1",

@@ -24,7 +24,7 @@ from peer_worker import peak_memory_mb
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from runner.record import replacing
+from runner.loop.record import replacing
 
 REPEATS = 7
 SECONDS = 4.0  # per repeat
@@ -46,14 +46,16 @@ PACKAGES = ("flax", "optax", "distrax", "gymnax")
 def compiled(script, path, config, seeds):
     """The runner's program of so many seeds of a script, a module, and their first state."""
     import numpy as np
-    from runner.cli import Script
-    from runner.devices import make_mesh, padded_count, place
-    from runner.train import build
 
-    mesh = make_mesh(seeds)
-    parts = Script(path, script.Config, script.make_env, script.make_train, script.make_policy)
-    program = build(parts, config, (), padded_count(seeds, mesh), mesh, 1)
-    return program, program.init(place(np.arange(seeds, dtype=np.uint32), mesh), {})
+    from runner.loop.devices import Layout, make_mesh
+    from runner.loop.program import build
+    from runner.plan.script import Script
+    from runner.policies import Policies
+
+    layout = Layout(make_mesh(seeds))
+    parts = Script(path, script.Config, script.make_env, script.make_train, script.make_policy, Policies())
+    program = build(parts, config, (), layout.size(seeds), layout)
+    return program, program.init(layout.place(np.arange(seeds, dtype=np.uint32)), {})
 
 
 def run(program, state, updates):
@@ -68,7 +70,7 @@ def run(program, state, updates):
 
 def warmed_up(program, state, seconds_each):
     """A state some updates on, and how many updates take so many seconds, about."""
-    from runner.train import MAX_CHUNK
+    from runner.loop.program import MAX_CHUNK
 
     state, _ = run(program, state, 1)
     state, seconds = run(program, state, 8)
@@ -79,7 +81,7 @@ def measure(name, env_id, seeds, seconds_each=SECONDS):
     """One row, as a dict, measured in this process; seconds_each: how long a repeat takes, about."""
     sys.path.insert(0, str(ROOT))
     script = importlib.import_module(name)
-    from runner.devices import make_mesh
+    from runner.loop.devices import make_mesh
 
     config = script.Config(env_id=env_id)
     program, state = compiled(script, ROOT / f"{name}.py", config, seeds)

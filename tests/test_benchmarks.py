@@ -416,8 +416,8 @@ def test_the_gpu_benchmark_keeps_what_was_measured_when_time_or_memory_ends(monk
     def step(command, deadline):
         words = command.split()
         if "ppo.py" in words:
-            members = [{"final_return": score} for score in (1.0, 2.0, 3.0)]
-            summary = {"members": members, "timing": {"compile_seconds": 9.0, "train_seconds": 5.0}}
+            points = [{"final_return": {"iqm": 2.0, "low": 1.0, "high": 3.0}}]
+            summary = {"points": points, "timing": {"compile_seconds": 9.0, "train_seconds": 5.0}}
             run_dir = Path(words[-1])
             run_dir.mkdir()
             (run_dir / "summary.json").write_text(json.dumps(summary))

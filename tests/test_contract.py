@@ -5,6 +5,8 @@ import functools
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import distrax
+import flax.linen as nn
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from gymnax.environments import spaces
 
 import dqn
 import environments  # noqa: F401 - registers one more
+import meta_evolve_loss as meta
 import ppo
 import ppo_rnn
 
@@ -355,3 +358,99 @@ def test_velocities_are_hidden():
         obs, state, *_ = env.step(jax.random.key(i), state, 1, env_params)
     assert env.observation_space(env_params).shape == (2,) == obs.shape
     np.testing.assert_allclose(env.observation_space(env_params).high, [4.8, 0.4189], atol=1e-3)
+
+
+# --- Hooks ------------------------------------------------------------------------------------------------------------
+class SharedTorso(nn.Module):
+    """Actor and critic share their hidden layers; extra: further axes of the value, which must not be there."""
+
+    num_actions: int
+    extra: tuple = ()
+
+    @nn.compact
+    def __call__(self, obs):
+        x = nn.tanh(nn.LayerNorm()(nn.Dense(8)(obs)))
+        x = nn.tanh(nn.LayerNorm()(nn.Dense(8)(x)))
+        value = nn.Dense(1)(x).reshape(*x.shape[:-1], *self.extra)
+        return distrax.Categorical(logits=nn.Dense(self.num_actions)(x)), value
+
+
+class Embedding(ppo_rnn.RecurrentActorCritic):
+    """Another embedding before the memory: layer norm first."""
+
+    def embed(self, obs):
+        return super().embed(obs / (1.0 + jnp.abs(obs)))
+
+
+class DuelingQ(nn.Module):
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, obs):
+        x = nn.relu(nn.Dense(8)(obs.astype(jnp.float32)))
+        advantage = nn.Dense(self.num_actions)(x)
+        return nn.Dense(1)(x) + advantage - advantage.mean(axis=-1, keepdims=True)
+
+
+NETWORKS = {
+    "ppo": lambda config: SharedTorso(2),
+    "ppo_rnn": lambda config: Embedding(
+        spaces.Discrete(2), config.embedding_size, config.cell, config.hidden_size, config.activation
+    ),
+    "dqn": lambda config: DuelingQ(2),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_another_network_trains_and_acts_without_an_edit(name):
+    script, config = CASES[name].script, CASES[name].config
+    train = script.make_train(config, network_fn=NETWORKS[name])
+    first = jax.jit(lambda key: train(key, num_updates=0)[0])(jax.random.key(0))
+    state, metrics = jax.jit(lambda state: train(None, state=state, num_updates=8))(first)
+    after = dict(jax.tree_util.tree_leaves_with_path(state.params))
+    for path, x in jax.tree_util.tree_leaves_with_path(first.params):
+        assert (x != after[path]).any(), f"{jax.tree_util.keystr(path)} was not trained"
+    init_carry, act = script.make_policy(config, network_fn=NETWORKS[name])
+    _, action = act(state, init_carry(4), state.obs, jax.random.key(0), True)
+    assert action.shape == (4,) and np.isfinite(metrics["grad_norm"]).all()
+
+
+def test_a_value_of_a_wrong_shape_is_an_error_and_no_broadcast():
+    """(B, 1) against (B,) would be (B, B) without a word."""
+    config = CASES["ppo"].config
+    with pytest.raises(AssertionError, match=r"32, 4, 1"):
+        ppo.make_train(config, network_fn=lambda config: SharedTorso(2, (1,)))(jax.random.key(0), num_updates=1)
+
+    def wrong(value, target, old_value, config):
+        return jnp.square(value - target)[:, None]
+
+    for name, shape in (("ppo", r"\(32, 1\)"), ("ppo_rnn", r"\(1, 1, 32\)")):
+        script = CASES[name].script
+        loss_fn = functools.partial(script.ppo_loss, value_objective=wrong)
+        with pytest.raises(AssertionError, match=shape):
+            CASES[name].train(loss_fn)(jax.random.key(0), num_updates=1)
+    batch = dqn.Batch(jnp.zeros((16, 4)), jnp.zeros(16, jnp.int32), jnp.zeros((16, 1)))
+    with pytest.raises(AssertionError, match=r"16, 1"):
+        dqn.dqn_loss(jnp.zeros((16, 2)), batch, CASES["dqn"].config)
+    with pytest.raises(AssertionError, match=r"3, 2, 1"):
+        ppo.gae(*[jnp.zeros((3, 2))] * 2, jnp.zeros((3, 2, 1)), *[jnp.zeros((3, 2))] * 2, 0.9, 0.9)
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "evolution"])
+def test_with_64_bits_on_it_trains_in_32(name):
+    with jax.enable_x64(True):
+        if name == "evolution":
+            tiny = meta.Config(
+                total_timesteps=256, num_steps=32, hidden_size=8, population=2, generations=1, loss_hidden_size=4
+            )
+            state, metrics = jax.eval_shape(meta.make_train(tiny), jax.random.key(0))
+        else:
+            variant = VARIANTS[name]
+            state, metrics = jax.eval_shape(
+                lambda lr: jax.vmap(lambda key: variant.train(lr=lr)(key, num_updates=2))(
+                    jax.random.split(jax.random.key(0), 2)
+                ),
+                jnp.float64(1e-3),
+            )
+    wide = {str(x.dtype) for x in jax.tree.leaves((state, metrics))} & {"float64", "int64", "uint64"}
+    assert not wide

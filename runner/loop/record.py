@@ -109,7 +109,8 @@ def create_run_dir(plan):
             with locked(run_dir):
                 run_dir.rename(run_dir.with_name(f"{run_dir.name}-untrained-{unique}"))
         unfinished.mkdir(parents=True)
-        shutil.copyfile(plan.script.path, unfinished / plan.script.path.name)
+        for path in (plan.script.path, *map(Path, plan.options.imports)):
+            shutil.copyfile(path, unfinished / path.name)
         record = {
             "script": plan.script.name,
             "command": shlex.join(["python", *sys.argv]),

@@ -14,15 +14,20 @@ from runner.loop.checkpoint import Checkpoints, from_words, word_shapes
 from runner.loop.devices import host_device, without_cache_chatter
 from runner.plan.command_line import from_json, planned, read_json
 from runner.plan.errors import UsageError, first_line
+from runner.plan.imports import import_files
 from runner.plan.script import Kind, Options, Script
 
-WEIGHTS = ("params", "target_params", "obs_stats", "return_stats")  # what --init-from takes of a state
+WEIGHTS = ("params", "target_params", "obs_stats", "return_stats")  # of a state, what is exported
+# What a new run has of its own; the rest of a state, with whatever a user added, is what --init-from takes
+FRESH = {"opt_state", "env_state", "obs", "carry", "buffer", "discounted_sum", "episode_return", "episode_length"}
+FRESH |= {"num_updates", "env_steps", "key"}
 
 
 def saved_run(folder, flag):
     """The Plan of a run directory, with the script's copy that lies in it. Raises UsageError."""
     folder = Path(folder)
     saved = read_json(flag, folder)
+    import_files(folder / Path(path).name for path in saved["options"].get("imports", ()))
     module = saved_module(folder, saved["script"], flag)
     if not hasattr(module, "make_policy"):
         raise UsageError(f"{flag} {folder}: {saved['script']}.py trains no policy: give the run of a script that does")
@@ -96,8 +101,10 @@ def saved_weights(folder, plan):
     source = saved_run(folder, "--init-from")
     point = best_point(folder)
     chosen = [member for member in source.members if member.point == point]
+    known = set(state_shapes(plan, plan.batches[0])._fields) - FRESH
     states = [final_state(source, member)._asdict() for member in chosen]
-    weights = Weights(folder, [{name: state[name] for name in WEIGHTS if name in state} for state in states])
+    weights = Weights(folder, [{name: x for name, x in state.items() if name in known} for state in states])
+    print(f"starting from {', '.join(weights.members[0])} of {folder}")
     for batch in plan.batches:
         check_fit(weights, state_shapes(plan, batch)._asdict())
     return weights

@@ -16,6 +16,7 @@ import tyro
 
 from runner.plan.checks import check_options, valid_config
 from runner.plan.errors import UsageError, require
+from runner.plan.imports import import_files, imported_words
 from runner.plan.members import make_batches, make_members
 from runner.plan.script import PROCESSES, Plan, Record
 from runner.plan.sweeps import merged_env_params, parse_float, parse_int, parse_sweep
@@ -44,6 +45,7 @@ def make_plan(script, argv):
         raise UsageError(
             '--sweep is given twice: write all its items after one, --sweep "lr=1e-4,3e-4" "ent_coef=0,0.01"'
         )
+    import_files(imported_words(argv))
     resume = named_folder(argv, "--resume")
     record = script.kind.defaults(script, argv) if resume is None else read_record(script, "--resume", resume)
     values, options = parse(script, argv, record)
@@ -285,6 +287,7 @@ def read_record(script, flag, folder):
             f"{flag} {folder}: this evolution was begun by version 0.2.0, whose checkpoints are no longer read: go on"
             " with that version, or start a new run"
         )
+    import_files(folder / Path(path).name for path in saved["options"].get("imports", ()))
     try:
         options = {k: v for k, v in saved["options"].items() if k not in PROCESSES}
         return Record(from_json(script.Config, saved["config"]), from_json(script.kind.Options, options))

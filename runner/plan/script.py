@@ -4,7 +4,9 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
 
 PROCESSES = ("distributed", "coordinator", "num_processes", "process_id")  # where a run is, which may change
 
@@ -16,6 +18,7 @@ class Options:
     num_seeds: int = 16  # agents per sweep point, all trained at once
     seed: int = 0  # the first seed; the others follow one by one
     sweep: tuple[str, ...] = ()  # "lr=1e-4,3e-4" "ent_coef=0,0.01" for a grid, "lr=log:1e-5:1e-2:16" or lin: for random
+    imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import")] = ()  # files to import first: your environments
     run_dir: str = ""  # where to leave the record; by default runs/SCRIPT/ENV/TIME-HASH
     resume: str = ""  # a run directory to go on with, to its end; no other setting is needed
     init_from: str = ""  # a run directory: start from its weights and running statistics, all else is new
