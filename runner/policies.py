@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from environments.rendering import renderer
 from runner.plan.checks import check_counts, valid_config
 from runner.plan.command_line import (
     FREE_OPTIONS,
@@ -50,6 +51,8 @@ class Policies(Kind):
         check_counts(options, {"eval_episodes": 0})
         if options.gif:
             require("pygame", "--gif")
+            if renderer(script.make_env(config.env_id, config.env_params)[0]) is None:
+                print(f"note: no GIF, for nobody can draw {config.env_id}: give it a method render(state)")
         return options
 
     def run(self, script, argv):

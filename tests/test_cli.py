@@ -629,3 +629,137 @@ def test_gif(env_id, tmp_path, monkeypatch):
     assert len(frames) == 5 and frames[0].dtype == np.uint8 and frames[0].ndim == 3 and frames[0].shape[-1] == 3
     assert any((frame != frames[0]).any() for frame in frames[1:])
     assert len(np.unique(frames[0].reshape(-1, 3), axis=0)) >= 2  # Asterix starts with its player alone
+
+
+WALK = """
+import gymnax, jax, jax.numpy as jnp, numpy as np
+from flax import struct
+from gymnax.environments import spaces
+from gymnax.environments.environment import Environment, EnvParams, EnvState
+
+@struct.dataclass
+class State(EnvState):
+    x: jax.Array
+    key: jax.Array  # a state may hold keys: the host must be able to draw it all the same
+
+@struct.dataclass
+class Params(EnvParams):
+    max_steps_in_episode: int = 20
+
+class Walk(Environment):
+    default_params = Params()
+
+    def reset_env(self, key, params):
+        state = State(time=0, x=jnp.float32(0), key=key)
+        return self.get_obs(state), state
+
+    def step_env(self, key, state, action, params):
+        state = state.replace(time=state.time + 1, x=state.x + 0.1 * action[0], key=key)
+        return self.get_obs(state), state, jnp.float32(-1), state.x > 0.99, {}
+
+    def get_obs(self, state, params=None, key=None):
+        return state.x[None]
+
+    def action_space(self, params=None):
+        return spaces.Box(-1.0, 1.0, (1,))
+
+    def observation_space(self, params=None):
+        return spaces.Box(-6.0, 6.0, (1,))
+
+    def render(self, state):
+        picture = np.zeros((8, 80, 3), np.uint8)
+        picture[:, 40 + int(20 * float(state.x))] = 255
+        return picture
+
+gymnax.register("Walk-mine", Walk)
+"""
+
+
+def test_an_environment_of_ones_own_needs_no_edit_of_a_script(environment, tmp_path):
+    """Imported, recorded, drawn by itself, resumed from the record though the file is gone, and loaded."""
+    (tmp_path / "walk.py").write_text(WALK)
+    words = ["--import", "walk.py", "--env-id", "Walk-mine", *TINY[:-2], "--eval-episodes", "4", "--num-seeds", "2"]
+    found = ppo_command(*words, "--gif", "--run-dir", "run", env=environment, cwd=tmp_path)
+    assert found.returncode == 0 and (tmp_path / "run/policy.gif").read_bytes().startswith(b"GIF8"), found.stderr
+    (tmp_path / "walk.py").rename(tmp_path / "gone.py")
+    assert ppo_command("--resume", "run", env=environment, cwd=tmp_path).returncode == 0
+    load = "from runner import load_policy; print(load_policy('run').env.name)"
+    found = python("-c", load, env=environment | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert found.stdout.strip() == "Walk", found.stderr
+
+
+NO_TIME = WALK.replace("(EnvState)", "").replace("time=0, ", "").replace("time=state.time + 1, ", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "there is no such Python file"),
+        ("import nothing_like_it", "fails: ModuleNotFoundError: No module named 'nothing_like_it'"),
+        (NO_TIME.replace("Walk-mine", "A-v0"), "the state needs a field `time`"),
+        (WALK.replace("state.x > 0.99, {}", "state.x > 0.99").replace("Walk-mine", "B-v0"), "step_env(key, state, act"),
+        (WALK.replace("return state.x[None]", "return state.x").replace("Walk-mine", "C-v0"), "of shape ()"),
+        (WALK.replace("x=state.x +", "x=state.x[None] +").replace("Walk-mine", "D-v0"), "must keep shape and dtype"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_environment_is_one_line(text, expected, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    name = re.findall(r'register\("(.*?)"', text or "")
+    assert main_in_process("--import", str(path), *(["--env-id", *name] if name else [])) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and expected in printed and "Traceback" not in printed, printed
+
+
+def test_that_nobody_can_draw_an_environment_is_said_before_training(capsys):
+    script = Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, Policies())
+    make_plan(script, ["--gif", "--env-id", "Catch-bsuite"])
+    assert "note: no GIF, for nobody can draw Catch-bsuite" in capsys.readouterr().out
+    make_plan(script, ["--gif"])
+    assert capsys.readouterr().out == ""
+
+
+def test_an_edit_that_changes_the_metrics_does_not_mix_with_the_record(environment, tmp_path):
+    """A metric that an edited copy adds would have no column in the run that it goes on with."""
+    text, mine, run = (ROOT / "ppo.py").read_text(), tmp_path / "mine.py", tmp_path / "run"
+    line = '            "value_mean": batch.value.mean(),\n'
+    assert line in text
+    mine.write_text(text)
+    env = environment | {"PYTHONPATH": str(ROOT)}
+    words = [*TINY[:-2], "--eval-episodes", "0", "--num-seeds", "2", "--checkpoint-every", "4", "--run-dir"]
+    assert python(mine, *words, "run", env=env, cwd=tmp_path).returncode == 0
+    before = (run / "metrics.csv").read_bytes()
+    (run / "checkpoints/batch-000/16").rename(tmp_path / "last")  # as if the run had ended before
+    mine.write_text(text.replace(line, line + '            "value_max": batch.value.max(),\n'))
+    found = python(mine, "--resume", "run", env=env, cwd=tmp_path)
+    assert found.returncode == 2 and "(changed: value_max)" in found.stderr and "Traceback" not in found.stderr
+    mine.write_text(text.replace(line, line.replace("batch.value.mean()", "batch.value")))
+    found = python(mine, *words, "other", env=env, cwd=tmp_path)
+    assert found.returncode == 2 and "the metric value_mean has shape (128, 4) per update" in found.stderr
+    mine.write_text(text)
+    assert python(mine, "--resume", "run", env=env, cwd=tmp_path).returncode == 0
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_a_run_that_trained_nothing_may_be_begun_again_under_its_name(environment, tmp_path):
+    words = [*TINY[:-2], "--eval-episodes", "0", "--num-seeds", "1", "--run-dir=~/run"]
+    env = environment | {"HOME": str(tmp_path)}
+    found = ppo_command(*words, env=env | {"JAX_DISABLE_JIT": "1"}, cwd=tmp_path)
+    assert found.returncode == 2 and "JAX_DISABLE_JIT is set" in found.stderr and not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{}")  # of a run that ended before its first checkpoint
+    assert ppo_command(*words, env=env, cwd=tmp_path).returncode == 0 and not (tmp_path / "~").exists()
+    assert json.loads((tmp_path / "run/config.json").read_text())["script"] == "ppo"
+    assert [p.read_text() for p in tmp_path.glob("run-untrained-*/config.json")] == ["{}"]
+    found = ppo_command(*words, env=env, cwd=tmp_path)
+    assert found.returncode == 2 and "exists already" in found.stderr
+    found = ppo_command("--resume", "~/run", env=env | {"JAX_DEFAULT_PRNG_IMPL": "rbg"}, cwd=tmp_path)
+    assert found.returncode == 2 and "begun with JAX_DEFAULT_PRNG_IMPL=threefry2x32" in found.stderr
+
+
+def test_what_reads_the_output_may_end_before_the_run(environment, tmp_path):
+    command = f"{sys.executable} {ROOT / 'ppo.py'} {' '.join(TINY)} --num-seeds 1 --run-dir run | head -1"
+    found = subprocess.run(["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "what read the output has ended; nothing is trained yet, go on with --resume run" in found.stderr
+    assert "Traceback" not in found.stderr and "Exception ignored" not in found.stderr

@@ -19,7 +19,9 @@ from test_cli import ROOT, damage_newest, python, sha256, start
 import meta_evolve_loss as meta
 import ppo
 from runner.evolution import Evolution
+from runner.loop import program
 from runner.loop.devices import Spread, make_mesh
+from runner.loop.record import write_json
 from runner.main import main
 from runner.plan.command_line import from_json, make_plan
 from runner.plan.errors import Interrupted
@@ -29,6 +31,7 @@ from runner.report.stats import probability_of_improvement
 
 TINY = meta.Config(total_timesteps=512, num_steps=32, hidden_size=8, population=4, generations=4, loss_hidden_size=4)
 AGENT = ppo.Config()
+SCRIPT = Script(Path(meta.__file__), meta.Config, ppo.make_env, meta.make_train, None, Evolution(meta))
 LEARN, START = (get_args(f.type) for name in ("learn", "start") for f in fields(meta.Config) if f.name == name)
 
 
@@ -445,10 +448,9 @@ def test_python_gets_the_same_words():
 
 def test_a_default_refuses_nothing_that_was_asked_for(capsys):
     """Acrobot-v1, where losses are compared by default, has no gravity to set: nobody asked for it."""
-    script = Script(Path(meta.__file__), meta.Config, ppo.make_env, meta.make_train, None, Evolution(meta))
-    assert make_plan(script, ["--env-params", "gravity=5"]).options.held_out == ()
+    assert make_plan(SCRIPT, ["--env-params", "gravity=5"]).options.held_out == ()
     assert "note: compared only where it evolves" in capsys.readouterr().out
-    assert make_plan(script, []).options.held_out == ("Acrobot-v1",)
+    assert make_plan(SCRIPT, []).options.held_out == ("Acrobot-v1",)
 
 
 def test_presets_are_valid_and_what_their_sources_say():
@@ -577,6 +579,72 @@ def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_
     assert summary["timing"]["train_seconds"] > 0
     for name in ("fitness.png", "value_loss.png", "drift.png", "comparison.png"):
         assert (run / name).stat().st_size > 10_000
+
+
+SEVERAL = [
+    "--total-timesteps", "2048", "--num-steps", "32", "--hidden-size", "8", "--population", "4", "--generations", "3",
+    "--loss-hidden-size", "4", "--lr", "0.01", "--start", "scratch", "--eval-seeds", "0", "--no-compile-cache",
+]  # fmt: skip
+
+
+def test_several_evolutions_in_one_run_are_those_of_runs_of_their_own(tmp_path, capsys):
+    """Two seeds of two step sizes: member by member the same bits as alone, and the best point's loss on top."""
+    run = tmp_path / "several"
+    sweep = ["--num-seeds", "2", "--seed", "3", "--sweep", "es_lr=0.01,0.1"]
+    assert main_in_process(*SEVERAL, *sweep, "--run-dir", str(run)) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((run / "summary.json").read_text())
+    assert [(p["values"], p["seeds"]) for p in summary["points"]] == [({"es_lr": 0.01}, 2), ({"es_lr": 0.1}, 2)]
+    assert len(summary["members"]) == 4 and {path.name for path in (run / "losses").iterdir()} == {
+        f"{i:03d}.npz" for i in range(4)
+    }
+    best = 2 * summary["best_point"]
+    assert summary["evolution"]["member"] == best and f"of member {best} (seed 3" in printed
+    assert sha256(run / "learned_loss.npz") == sha256(run / f"losses/{best:03d}.npz")
+    table = pd.read_csv(run / "metrics.csv")
+    last = table[table["update"] == 3]
+    assert table["fitness_std"].min() > 0 and len(set(last["fitness_mean"])) == 4  # nothing is equal by chance
+    assert len(table) == 4 * 3 and (table["env_steps"] == table["update"] * 4 * 2048).all()
+    for member, (es_lr, seed) in enumerate([(0.01, 3), (0.01, 4), (0.1, 3), (0.1, 4)]):
+        own = table[table["member"] == member].reset_index(drop=True)
+        assert (own["es_lr"] == es_lr).all() and (own["seed"] == seed).all()
+        if member in (1, 2):  # one of each point
+            alone = tmp_path / f"alone-{member}"
+            words = ["--seed", str(seed), "--sweep", f"es_lr={es_lr}", "--run-dir", str(alone)]
+            assert main_in_process(*SEVERAL, *words) == 0
+            expected = pd.read_csv(alone / "metrics.csv")
+            pd.testing.assert_frame_equal(
+                own.drop(columns="member"), expected.drop(columns="member"), check_exact=True, check_dtype=False
+            )
+            losses = meta.read_loss(run / f"losses/{member:03d}.npz"), meta.read_loss(alone)
+            assert losses[0].config == losses[1].config
+            for x, y in zip(*(jax.tree.leaves((loss.learned, loss.first)) for loss in losses), strict=True):
+                np.testing.assert_array_equal(x, y)
+            assert not (alone / "losses").exists()
+
+
+def test_agents_that_do_not_fit_into_memory_are_trained_in_batches(tmp_path, monkeypatch, capsys):
+    """The largest population that is mapped at once is that of the baseline, 64 agents; the members stay one batch."""
+    mesh = make_mesh(2)
+    words = [*SEVERAL, "--num-seeds", "2"]
+    write_json(tmp_path / "config.json", {"script": "meta_evolve_loss", "options": {}})
+    whole = program.program_of(plan := make_plan(SCRIPT, words), plan.batches[0], mesh)
+    assert whole.mapped == meta.BASELINE_SEEDS
+
+    def fitted(free, *more):
+        monkeypatch.setattr(program, "free_bytes", lambda processes: free)
+        return program.fit_memory(make_plan(SCRIPT, [*words, *more]), mesh, tmp_path, print)
+
+    plan = fitted(0.6 * whole.bytes_per_device)
+    size = plan.options.max_members_at_once
+    assert size < meta.BASELINE_SEEDS and size % 2 == 0 and [len(batch.members) for batch in plan.batches] == [2]
+    printed = capsys.readouterr().out
+    assert "64 agents at once would take" in printed and f"as with --max-members-at-once {size}" in printed
+    assert json.loads((tmp_path / "config.json").read_text())["options"]["max_members_at_once"] == size
+    less = program.program_of(plan, plan.batches[0], mesh)
+    assert less.bytes_per_device < whole.bytes_per_device
+    assert fitted(1.0, "--max-members-at-once", "8").options.max_members_at_once == 8  # by hand goes first
+    assert fitted(1e12) == make_plan(SCRIPT, words)
 
 
 def test_resuming_refuses_other_settings(whole, capsys):

@@ -1,6 +1,5 @@
 """The notebooks: saved with their outputs in under four minutes, and run again here, smaller, from top to bottom."""
 
-import subprocess
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -72,24 +71,15 @@ def test_runs_from_top_to_bottom(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_first_cell_fetches_the_project_where_there_is_none(path, monkeypatch, tmp_path):
-    """As on Colab: an empty folder, an address, and what pip is asked to install."""
+def test_the_first_cell_finds_the_project_and_says_so_where_there_is_none(path, monkeypatch, tmp_path):
     source = code_cells(nbformat.read(path, as_version=4))[0].source
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
-    with pytest.raises(AssertionError, match="write its address above"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AssertionError, match="no clone of the project: start jupyter in one"):
         exec(source, {})
-    run, installed = subprocess.run, []
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda words, **options: run(words, **options) if words[0] == "git" else installed.append(words),
-    )
-    addressed = source.replace('REPOSITORY = ""', f'REPOSITORY = "{ROOT}"')
-    assert addressed != source
-    exec(addressed, {})
-    assert Path.cwd() == tmp_path / "project" and Path("ppo.py").exists() and str(Path.cwd()) == sys.path[0]
-    assert installed[0][-1] == str(tmp_path / "project" / "requirements.txt")
+    monkeypatch.chdir(ROOT / "notebooks")
+    exec(source, {})
+    assert Path.cwd() == ROOT and sys.path[0] == str(ROOT)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

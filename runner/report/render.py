@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from environments.rendering import renderer
+from runner.loop.checkpoint import is_key
 from runner.loop.devices import without_cache_chatter
 from runner.loop.record import replacing
 
@@ -53,27 +55,29 @@ def play(script, config, state, seed):
     start = (env_state, obs, init_carry(1))
     _, (states, reward, done) = jax.jit(lambda start: jax.lax.scan(step, start, keys))(start)
     length = int(jnp.argmax(done)) + 1 if done.any() else MAX_FRAMES
-    states = jax.tree.map(np.asarray, states.env_state)
+    states = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), states.env_state)  # NumPy has no PRNG keys
     return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(length)], float(reward[:length].sum())
 
 
 def make_frames(env, env_params, states):
-    """RGB frames of environment states, or None where neither gymnasium nor a MinAtar grid can show them."""
+    """RGB frames of environment states, or None where nobody can draw them."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame without a screen or a sound card
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-    from gymnax.visualize import vis_gym
-
-    if env.name in vis_gym.SUPPORTED_GYM_ENVS:
-        return gym_frames(vis_gym, env.name, env_params, states)
-    if env.name.endswith("-MinAtar"):
+    drawn_by = renderer(env)
+    if drawn_by == "own":
+        return [np.asarray(env.render(state)) for state in states]
+    if drawn_by == "gymnasium":
+        return gym_frames(env.name, env_params, states)
+    if drawn_by == "grid":
         observe = jax.jit(lambda state: env.observe(jax.random.key(0), state, None, env_params))
         return [grid_frame(np.asarray(observe(state))) for state in states]
     return None
 
 
-def gym_frames(vis_gym, name, env_params, states):
+def gym_frames(name, env_params, states):
     """Gymnasium's own pictures of classic control; one renderer for all frames (gymnax makes a new one per frame)."""
     import gymnasium
+    from gymnax.visualize import vis_gym
 
     gym_env = gymnasium.make(name, render_mode="rgb_array").unwrapped
     gym_env.reset()
