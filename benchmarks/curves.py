@@ -38,9 +38,11 @@ def draw(table, output):
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, ((env_id, env_params), own) in zip(grid.flat, panels, strict=False):
-        for script, line in own.groupby("script", sort=False):
-            text = f"{script}.py, {line['seeds'].iloc[0]} seeds"
-            draw_band(axes, *(line[name] for name in ("env_steps", "iqm", "low", "high")), COLORS[script], text)
+        for i, (script, line) in enumerate(own.groupby("script", sort=False)):
+            if line["env_steps"].duplicated().any():
+                raise SystemExit(f"two runs of {script}.py in {env_id}: use python -m runner.compare_runs")
+            text, color = f"{script}.py, {line['seeds'].iloc[0]} seeds", COLORS.get(script, f"C{3 + i}")
+            draw_band(axes, *(line[name] for name in ("env_steps", "iqm", "low", "high")), color, text)
         finish_curves(axes, env_id + (f"\n{env_params}" if env_params else ""), "")
     figure.supylabel("episode return in training\nIQM over seeds and 95 % interval")
     save(figure, output)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -101,7 +102,7 @@ class Evolution(Kind):
         if changed and (folder / "evaluation.csv").exists():
             raise UsageError(
                 f"--{changed[0].replace('_', '-')}: this run's losses are compared already; for another comparison"
-                f" type python meta_evolve_loss.py evaluate --loss {folder}"
+                f" type python meta_evolve_loss.py evaluate --loss {shlex.quote(str(folder))}"
             )
 
     # --- During -------------------------------------------------------------------------------------------------------
@@ -148,6 +149,7 @@ class Evolution(Kind):
                 tune_seeds=plan.options.tune_seeds,
                 max_members_at_once=plan.options.max_members_at_once,
             )
+            print("comparing losses, which compiles anew for each environment; --eval-seeds 0 leaves it out")
             hosts.wait_for_all("the learned loss is written")
             loss = self.module.read_loss(run_dir)
             self.write_comparison(from_json(type(plan.config), loss.config), loss, options, mesh, run_dir)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from gymnax.environments import spaces
 
 from environments.rendering import renderer
 from runner.plan.checks import check_counts, valid_config
@@ -18,6 +19,8 @@ from runner.plan.command_line import (
 from runner.plan.errors import UsageError, require
 from runner.plan.script import Kind, Options, Record
 from runner.plan.tuned import tuned_name, tuned_note, tuned_settings
+
+MOST_WIDE = 20.0  # standard deviations of the first policy: a wider action box is hardly explored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Policies(Kind):
             require("pygame", "--gif")
             if renderer(script.make_env(config.env_id, config.env_params)[0]) is None:
                 print(f"note: no GIF, for nobody can draw {config.env_id}: give it a method render(state)")
+        note = reach_note(script, config)
+        if note and not options.resume:
+            print(note)
         return options
 
     def run(self, script, argv):
@@ -97,3 +103,20 @@ class Policies(Kind):
         from runner.report import summary
 
         return summary.report_policies(plan, run_dir, results)
+
+
+def reach_note(script, config):
+    """What to say where a Gaussian that begins around 0, with a standard deviation of 1, hardly meets the actions."""
+    env, env_params = script.make_env(config.env_id, config.env_params)
+    space = env.action_space(env_params)
+    if not isinstance(space, spaces.Box):
+        return ""
+    low, high = np.broadcast_arrays(np.asarray(space.low, np.float64), np.asarray(space.high, np.float64))
+    with np.errstate(invalid="ignore"):  # bounds may be infinite
+        far = (low > 0.5) | (high < -0.5) | (np.isfinite(high - low) & (high - low > MOST_WIDE))
+    if not far.any():
+        return ""
+    return (
+        f"note: actions of {config.env_id} reach from {low.min():g} to {high.max():g}, and a policy begins around 0"
+        " with a standard deviation of 1: it will hardly reach them; scale the environment's actions to -1 to 1"
+    )

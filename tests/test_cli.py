@@ -4,10 +4,12 @@ import hashlib
 import importlib.util
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 import probes  # noqa: F401 - registers an environment with odd actions
 import pytest
+from gymnax.environments import spaces
 
 import dqn
 import ppo
@@ -23,8 +26,9 @@ import ppo_rnn
 from runner import main
 from runner.loop import record
 from runner.plan.command_line import make_plan
+from runner.plan.errors import go_on_after
 from runner.plan.script import Script
-from runner.policies import Policies
+from runner.policies import Policies, reach_note
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--total-timesteps", "8192", "--hidden-size", "8", "--eval-episodes", "128"]
@@ -763,3 +767,29 @@ def test_what_reads_the_output_may_end_before_the_run(environment, tmp_path):
     found = subprocess.run(["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert "what read the output has ended; nothing is trained yet, go on with --resume run" in found.stderr
     assert "Traceback" not in found.stderr and "Exception ignored" not in found.stderr
+
+
+def test_commands_that_are_printed_can_be_pasted(environment, tmp_path):
+    """With a space in the run directory's name, parameters of the environment, and the largest seed that there is."""
+    words = ["--sweep", "lr=1e-3,1e-2", *TINY[:-2], "--eval-episodes", "0", "--num-seeds", "2", "--seed", "2147483646"]
+    words += ["--env-params", "x_threshold=2.0,max_steps_in_episode=100", "--run-dir", "a run"]
+    found = ppo_command(*words, env=environment, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    [rerun] = [line.split(": ", 1)[1] for line in found.stdout.splitlines() if line.startswith("best point, on seeds")]
+    script = Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, Policies())
+    plan = make_plan(script, shlex.split(rerun)[2:])
+    assert plan.config.env_params == "x_threshold=2.0,max_steps_in_episode=100" and plan.config.lr in (1e-3, 1e-2)
+    assert plan.options.seed + plan.options.num_seeds <= 2147483646  # none of the seeds of before, and none too large
+    assert go_on_after(tmp_path / "a run").endswith(f"go on with --resume '{tmp_path}/a run'")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(10.0, 20.0, True), (0.0, 100.0, True), (-1.0, 1.0, False), (-np.inf, np.inf, False)]
+)
+def test_actions_out_of_reach_are_said(low, high, said):
+    class Env:
+        def action_space(self, params):
+            return spaces.Box(low, high, (2,))
+
+    script = types.SimpleNamespace(make_env=lambda env_id, changes: (Env(), None))
+    assert ("will hardly reach them" in reach_note(script, ppo.Config())) == said

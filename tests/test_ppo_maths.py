@@ -171,3 +171,21 @@ def test_initialisation_has_the_standard_gains():
         gains = [float(np.linalg.svd(k, compute_uv=False).max()) for k in kernels]
         np.testing.assert_allclose(gains, [math.sqrt(2), math.sqrt(2), last_gain], rtol=1e-4)
         assert all((b == 0).all() for b in biases)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, -37.3, 1e4])
+def test_equal_advantages_are_none(level):
+    """Their mean is rounded, and dividing that rounding error by itself would give advantages of 1."""
+    batch = ppo.Batch(None, jnp.zeros(48, jnp.int32), jnp.zeros(48), jnp.zeros(48), jnp.full(48, level), jnp.zeros(48))
+    distribution = distrax.Categorical(logits=jnp.zeros((48, 2)))
+    seen = []
+
+    def policy_objective(ratio, advantage, config):
+        seen.append(advantage)
+        return ratio * advantage
+
+    ppo.ppo_loss(distribution, jnp.zeros(48), batch, ppo.Config(), policy_objective=policy_objective)
+    assert (seen[0] == 0).all()
+    spread = batch._replace(advantage=level + 1e-3 * max(abs(level), 1.0) * jnp.arange(48.0))
+    ppo.ppo_loss(distribution, jnp.zeros(48), spread, ppo.Config(), policy_objective=policy_objective)
+    assert float(seen[1].std()) == pytest.approx(1.0, abs=1e-3)

@@ -13,6 +13,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
+from shlex import quote
 
 import jax
 import numpy as np
@@ -230,7 +231,7 @@ class Watch:
     def run_dir_is(self, run_dir):
         """From now on there is something to go on with."""
         if run_dir is not None:
-            self.go_on = f"; go on with --resume {run_dir} in all processes, as many as you like"
+            self.go_on = f"; go on with --resume {quote(str(run_dir))} in all processes, as many as you like"
         self.tell(self.verdict([0]))
 
     def tell(self, line):

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from shlex import quote
 from typing import Any, NamedTuple
 
 import jax
@@ -74,7 +75,7 @@ def run(plan):
             hosts.finish()
     except Interrupted:
         progress.end()  # the line after the bar's, and not on it
-        print(f"stopped; go on with: python {plan.script.path.name} --resume {run_dir}")
+        print(f"stopped; go on with: python {plan.script.path.name} --resume {quote(str(run_dir))}")
         hosts.finish()
         return 130
     except jax.errors.JaxRuntimeError:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 import typing
 from pathlib import Path
@@ -84,7 +85,7 @@ def choose_run_dir(options, resume):
     """The folder of the record: the resumed one, --run-dir, or None for a new default one."""
     run_dir = Path(resume or options.run_dir) if resume or options.run_dir else None
     if resume is None and run_dir is not None and os.path.exists(run_dir) and not untrained(run_dir):
-        go_on = f", or go on with --resume {run_dir}" if (run_dir / "config.json").exists() else ""
+        go_on = f", or go on with --resume {shlex.quote(str(run_dir))}" if (run_dir / "config.json").exists() else ""
         raise UsageError(f"--run-dir {run_dir} exists already: choose a new folder{go_on}")
     return run_dir
 
@@ -280,8 +281,8 @@ def read_record(script, flag, folder):
     """The Record of a run. Raises UsageError for a folder that is no run of this script as it is now."""
     saved = read_json(flag, folder)
     if saved["script"] != script.name:
-        name = saved["script"]
-        raise UsageError(f"{flag} {folder} is a run of {name}.py: type python {name}.py {flag} {folder}")
+        name, path = saved["script"], shlex.quote(str(folder))
+        raise UsageError(f"{flag} {folder} is a run of {name}.py: type python {name}.py {flag} {path}")
     if script.spreads and "num_seeds" not in saved["options"]:
         raise UsageError(
             f"{flag} {folder}: this evolution was begun by version 0.2.0, whose checkpoints are no longer read: go on"

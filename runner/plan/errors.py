@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib.util
 import os
+from shlex import quote
 
 import jax
 
@@ -42,7 +43,8 @@ def mendable(run_dir, instead, again):
 def go_on_after(run_dir):
     """What is left of a run that ended early, and how to go on with it."""
     kept = any(run_dir.glob("checkpoints/*/[0-9]*"))
-    return f"{'the last good checkpoint is kept' if kept else 'nothing is trained yet'}, go on with --resume {run_dir}"
+    left = "the last good checkpoint is kept" if kept else "nothing is trained yet"
+    return f"{left}, go on with --resume {quote(str(run_dir))}"
 
 
 def require(package, what_for):
