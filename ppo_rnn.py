@@ -402,7 +402,7 @@ class Transition(NamedTuple):
     terminated: jax.Array  # the episode ended by itself: its future is worth 0
     done: jax.Array  # terminated or cut by the time limit
     carry: Any  # what was remembered after obs: what the action was chosen from
-    info: dict  # gymnax's: final_observation, what the action led to even where an episode ended; returned_episode_...
+    info: dict  # gymnax's: final_observation (D,), to which the action led; returned_episode_returns, _lengths
 
 
 def make_policy(config, network_fn=make_network):
