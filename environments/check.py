@@ -22,6 +22,9 @@ def findings(env, env_params):
     action = jax.eval_shape(env.action_space(env_params).sample, key)
     step, problem = traced("step", lambda *args: env.step(*args, env_params), key, state, action)
     if problem:
+        own, _ = traced("step_env", lambda *args: env.step_env(*args, env_params), key, state, action)
+        if isinstance(own, tuple) and len(own) == 5 and kinds(own[1]) != kinds(state):  # a reset could not follow it
+            return [unlike(state, own[1])]
         return [f"{problem}; step_env(key, state, action, params) must give (obs, state, reward, terminated, info)"]
     if not isinstance(step, tuple) or len(step) != 6:
         return [f"step must give {EXPECTED}, and gives {count(step)}"]
@@ -44,15 +47,19 @@ def step_findings(obs, state, step):
     if kinds(next_obs) != kinds(obs):
         found.append(f"step gives an observation of {next_obs}, and reset one of {obs}: they must be alike")
     if kinds(next_state) != kinds(state):
-        before, after = named(state), named(next_state)
-        changed = sorted(name for name in before | after if before.get(name) != after.get(name))
-        found.append(f"step gives a state unlike reset's: {', '.join(changed)} must keep shape and dtype")
+        found.append(unlike(state, next_state))
     for name, x in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
         if getattr(x, "shape", ()) != ():
             found.append(f"step gives a {name} of shape {x.shape}, and must give one number per environment")
     if "final_observation" not in info:
         found.append("step's info has no final_observation: inherit from gymnax's Environment, and write step_env")
     return found
+
+
+def unlike(state, next_state):
+    before, after = named(state), named(next_state)
+    changed = sorted(name for name in before | after if before.get(name) != after.get(name))
+    return f"step gives a state unlike reset's: {', '.join(changed)} must keep shape and dtype"
 
 
 def kinds(tree):

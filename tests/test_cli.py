@@ -24,7 +24,8 @@ import dqn
 import ppo
 import ppo_rnn
 from runner import main
-from runner.loop import record
+from runner.loop import record, run
+from runner.loop.checkpoint import Checkpoints
 from runner.plan.command_line import make_plan
 from runner.plan.errors import go_on_after
 from runner.plan.script import Script
@@ -553,6 +554,32 @@ def test_killed_and_stopped_and_resumed_gives_the_same_bits(uninterrupted, users
     assert_same_results(run, uninterrupted)
     timing = json.loads((run / "summary.json").read_text())["timing"]  # of all four processes
     assert timing["env_steps"] == 8 * 256 * UPDATES and timing["env_steps_per_second"] < 1e6
+
+
+def test_checkpoints_are_due_by_the_clock_and_take_a_small_share_of_the_time(tmp_path, monkeypatch):
+    """Here after every update, for the clock is set so; and then once, for writing one takes too long."""
+    monkeypatch.setattr(run, "CHUNK_SECONDS", 0.0)  # chunks of one update
+    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0.0)
+    save, saved = Checkpoints.save, []
+
+    def counting(self, update, *rest):
+        saved.append(update)
+        save(self, update, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", counting)
+    words = ["--total-timesteps", "3072", "--hidden-size", "8", "--num-seeds", "2", "--eval-episodes", "0"]
+    for name, share, more, expected in (
+        ("often", 1e9, [], [1, 2, 3, 4, 5, 6]),
+        ("seldom", 1e-9, [], [1, 6]),
+        ("counted", 1e9, ["--checkpoint-every", "4"], [4, 6]),
+    ):
+        saved.clear()
+        monkeypatch.setattr(run, "CHECKPOINT_SHARE", share)
+        more = [*more, "--no-compile-cache", "--run-dir", str(tmp_path / name)]
+        assert main_in_process(*words, *more) == 0
+        assert saved == expected
+        kept = sorted(path.name for path in (tmp_path / name / "checkpoints/batch-000").iterdir())
+        assert kept == [str(update) for update in expected[-2:]]
 
 
 class Promise(NamedTuple):

@@ -429,6 +429,10 @@ def test_a_value_of_a_wrong_shape_is_an_error_and_no_broadcast():
         loss_fn = functools.partial(script.ppo_loss, value_objective=wrong)
         with pytest.raises(AssertionError, match=shape):
             CASES[name].train(loss_fn)(jax.random.key(0), num_updates=1)
+    config = CASES["dqn"].config
+    best_alone = nn.Sequential([nn.Dense(2), lambda q: q.max(axis=-1)])  # Q of the best action, and of no other
+    with pytest.raises(AssertionError, match=rf"\({config.batch_size},\), \({config.batch_size},\), \(\)"):
+        dqn.make_train(config, network_fn=lambda config: best_alone)(jax.random.key(0), num_updates=1)
     batch = dqn.Batch(jnp.zeros((16, 4)), jnp.zeros(16, jnp.int32), jnp.zeros((16, 1)))
     with pytest.raises(AssertionError, match=r"16, 1"):
         dqn.dqn_loss(jnp.zeros((16, 2)), batch, CASES["dqn"].config)

@@ -583,44 +583,51 @@ def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_
 
 SEVERAL = [
     "--total-timesteps", "2048", "--num-steps", "32", "--hidden-size", "8", "--population", "4", "--generations", "3",
-    "--loss-hidden-size", "4", "--lr", "0.01", "--start", "scratch", "--eval-seeds", "0", "--no-compile-cache",
+    "--loss-hidden-size", "4", "--lr", "0.01", "--start", "scratch", "--eval-seeds", "0",
 ]  # fmt: skip
 
 
-def test_several_evolutions_in_one_run_are_those_of_runs_of_their_own(tmp_path, capsys):
-    """Two seeds of two step sizes: member by member the same bits as alone, and the best point's loss on top."""
-    run = tmp_path / "several"
-    sweep = ["--num-seeds", "2", "--seed", "3", "--sweep", "es_lr=0.01,0.1"]
-    assert main_in_process(*SEVERAL, *sweep, "--run-dir", str(run)) == 0
+SWEEP = ["--num-seeds", "2", "--seed", "3", "--sweep", "es_lr=0.01,0.1"]
+
+
+def test_several_evolutions_are_members_of_one_run(tmp_path, capsys):
+    """Two seeds of two step sizes: a loss of each, and that of the best point's first seed on top."""
+    run = tmp_path / "run"
+    assert main_in_process(*SEVERAL, *SWEEP, "--no-compile-cache", "--run-dir", str(run)) == 0
     printed = capsys.readouterr().out
     summary = json.loads((run / "summary.json").read_text())
     assert [(p["values"], p["seeds"]) for p in summary["points"]] == [({"es_lr": 0.01}, 2), ({"es_lr": 0.1}, 2)]
-    assert len(summary["members"]) == 4 and {path.name for path in (run / "losses").iterdir()} == {
-        f"{i:03d}.npz" for i in range(4)
-    }
+    assert [row["seed"] for row in summary["members"]] == [3, 4, 3, 4]
+    table = pd.read_csv(run / "metrics.csv")
+    assert len(table) == 4 * 3 and (table["env_steps"] == table["update"] * 4 * 2048).all()
+    last = table[table["update"] == 3].set_index("member")
+    assert len(set(last["fitness_mean"])) == 4 and last["es_lr"].tolist() == [0.01, 0.01, 0.1, 0.1]
+    assert [row["final_return"] for row in summary["members"]] == pytest.approx(last["fitness_mean"].tolist())
     best = 2 * summary["best_point"]
     assert summary["evolution"]["member"] == best and f"of member {best} (seed 3" in printed
+    assert summary["evolution"]["fitness_mean"] == pytest.approx(last["fitness_mean"][best])
+    assert sorted(path.name for path in (run / "losses").iterdir()) == ["000.npz", "001.npz", "002.npz", "003.npz"]
     assert sha256(run / "learned_loss.npz") == sha256(run / f"losses/{best:03d}.npz")
-    table = pd.read_csv(run / "metrics.csv")
-    last = table[table["update"] == 3]
-    assert table["fitness_std"].min() > 0 and len(set(last["fitness_mean"])) == 4  # nothing is equal by chance
-    assert len(table) == 4 * 3 and (table["env_steps"] == table["update"] * 4 * 2048).all()
-    for member, (es_lr, seed) in enumerate([(0.01, 3), (0.01, 4), (0.1, 3), (0.1, 4)]):
-        own = table[table["member"] == member].reset_index(drop=True)
-        assert (own["es_lr"] == es_lr).all() and (own["seed"] == seed).all()
-        if member in (1, 2):  # one of each point
-            alone = tmp_path / f"alone-{member}"
-            words = ["--seed", str(seed), "--sweep", f"es_lr={es_lr}", "--run-dir", str(alone)]
-            assert main_in_process(*SEVERAL, *words) == 0
-            expected = pd.read_csv(alone / "metrics.csv")
-            pd.testing.assert_frame_equal(
-                own.drop(columns="member"), expected.drop(columns="member"), check_exact=True, check_dtype=False
-            )
-            losses = meta.read_loss(run / f"losses/{member:03d}.npz"), meta.read_loss(alone)
-            assert losses[0].config == losses[1].config
-            for x, y in zip(*(jax.tree.leaves((loss.learned, loss.first)) for loss in losses), strict=True):
-                np.testing.assert_array_equal(x, y)
-            assert not (alone / "losses").exists()
+    losses = [meta.read_loss(run / f"losses/{member:03d}.npz") for member in range(4)]
+    assert [loss.config["es_lr"] for loss in losses] == [0.01, 0.01, 0.1, 0.1]
+    means = [np.asarray(loss.learned["value"]["params"]["Dense_0"]["kernel"]) for loss in losses]
+    assert all((x != y).any() for i, x in enumerate(means) for y in means[:i])
+
+
+@pytest.mark.slow
+def test_an_evolution_among_several_gives_the_bits_of_one_alone(users_environment, tmp_path):
+    """Seed 4 with the larger step, among four members and as a run of its own."""
+    for name, words in (("all", SWEEP), ("alone", ["--seed", "4", "--es-lr", "0.1"])):
+        words = [*SEVERAL, *words, "--run-dir", name]
+        found = python(ROOT / "meta_evolve_loss.py", *words, env=users_environment, cwd=tmp_path)
+        assert found.returncode == 0, found.stderr
+    table, alone = (pd.read_csv(tmp_path / name / "metrics.csv", dtype=str) for name in ("all", "alone"))
+    own = table[table["member"] == "3"].drop(columns=["member", "es_lr"]).reset_index(drop=True)
+    pd.testing.assert_frame_equal(own, alone.drop(columns="member"))
+    losses = meta.read_loss(tmp_path / "all/losses/003.npz"), meta.read_loss(tmp_path / "alone")
+    assert losses[0].config == losses[1].config and not (tmp_path / "alone/losses").exists()
+    for x, y in zip(*(jax.tree.leaves((loss.learned, loss.first)) for loss in losses), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_agents_that_do_not_fit_into_memory_are_trained_in_batches(tmp_path, monkeypatch, capsys):

@@ -320,7 +320,7 @@ def test_missing_package_names_the_install_command():
 # --- Report and pictures ----------------------------------------------------------------------------------------------
 def example_plan(sweep, num_seeds=4):
     points = sweeps.parse_sweep(sweep, ppo.Config, 0)
-    options = types.SimpleNamespace(num_seeds=num_seeds, seed=0)
+    options = types.SimpleNamespace(num_seeds=num_seeds, seed=0, imports=())
     everyone = members.make_members(points, num_seeds, 0)
     batches = members.make_batches(PPO, BASE, everyone, 0)
     return types.SimpleNamespace(
@@ -392,6 +392,9 @@ def test_rerun_command_parses_back_to_the_best_point():
     assert command[:2] == ["python", "ppo.py"]
     assert "--lr 0.00123 --hidden-size" not in command and "0.00123" in command and "--no-anneal-lr" in command
     assert command[-4:] == ["--num-seeds", "4", "--seed", "4"]
+    plan.options.imports = ("my envs/walk.py",)
+    command = summary.rerun_command(plan, 3)
+    assert command.startswith("python ppo.py --import 'my envs/walk.py' --") and " --no-anneal-lr " in command
 
 
 def test_curves_are_means_of_stretches_and_begin_where_every_member_is_known():

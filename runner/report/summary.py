@@ -155,7 +155,7 @@ def best_member(members, best):
 def rerun_command(plan, point):
     """The command that trains one point again, on the next seeds (or, where there are none, on those before)."""
     config, defaults = dataclasses.replace(plan.config, **plan.points[point]), plan.script.Config()
-    words = ["python", plan.script.path.name]
+    words = ["python", plan.script.path.name, *(["--import", *plan.options.imports] if plan.options.imports else [])]
     for name, value in settable(config).items():
         flag = name.replace("_", "-")
         if value == getattr(defaults, name):
