@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import jax
+
 from runner.plan.command_line import usage_errors
 from runner.plan.script import Script
 from runner.policies import Policies
@@ -15,5 +17,5 @@ def main(path, config_class, make_env, make_train, make_policy=None, kind=None, 
     policies, which are evaluated and rendered with make_policy.
     """
     script = Script(Path(path).resolve(), config_class, make_env, make_train, make_policy, kind or Policies())
-    with usage_errors(script.path.name):
+    with usage_errors(script.path.name), jax.enable_x64(False):  # gymnax's environments would mix 32 and 64 bits
         sys.exit(script.kind.run(script, sys.argv[1:] if argv is None else argv))

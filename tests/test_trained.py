@@ -1,6 +1,8 @@
 """Using what was trained: policies loaded, weights exported, runs evaluated again, gone on from and compared."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import jax
@@ -185,3 +187,47 @@ def test_runs_are_compared_in_one_picture(run, environment, tmp_path):
     for words in ([tmp_path], [], [run, "--x", "hours"], [run, "--outptu", "x.png"]):
         found = python("-m", "runner.compare_runs", *words, env=environment, cwd=ROOT)
         assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+
+
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory, environment):
+    """A short run with the default network, as the page on trained policies has it."""
+    cwd = tmp_path_factory.mktemp("default")
+    words = ["--total-timesteps", "8192", "--eval-episodes", "4", "--num-seeds", "4", "--run-dir", "run"]
+    found = ppo_command(*words, env=environment, cwd=cwd)
+    assert found.returncode == 0, found.stderr
+    return cwd / "run"
+
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/trained.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1][:40])
+def test_what_the_page_on_trained_policies_shows_runs(block, default_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_weights(default_run, "weights.npz")
+    exec(block.replace('"RUN"', repr(str(default_run))).replace("100_000", "2_048"), {})
+
+
+def test_another_network_on_the_command_line_is_resumed_and_evaluated(environment, tmp_path):
+    """The guide's network in place of make_network in a copy, stopped halfway: one edit is enough for all."""
+    guide = (ROOT / "docs/guide.md").read_text()
+    [block] = [b for b in re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL) if "SharedTorso" in b]
+    network = block[block.index("class SharedTorso") : block.index("train = ")]
+    text = (ROOT / "ppo.py").read_text()
+    start, end = text.index("def make_network"), text.index("# --- Training")
+    (tmp_path / "mine.py").write_text(text[:start] + network + text[end:])
+    env = environment | {"PYTHONPATH": str(ROOT)}
+    words = ["--total-timesteps", "8192", "--eval-episodes", "8", "--num-seeds", "2", "--checkpoint-every", "4"]
+    assert python(tmp_path / "mine.py", *words, "--run-dir", "run", env=env, cwd=tmp_path).returncode == 0
+    before = (tmp_path / "run/metrics.csv").read_bytes()
+    shutil.rmtree(tmp_path / "run/checkpoints/batch-000/16")
+    assert python(tmp_path / "mine.py", "--resume", "run", env=env, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "run/metrics.csv").read_bytes() == before
+    found = python(tmp_path / "mine.py", "--evaluate", "run", "--eval-episodes", "8", env=env, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    [path] = (tmp_path / "run/evaluations").iterdir()
+    again = [row["greedy_return"] for row in json.loads(path.read_text())["members"]]
+    assert again == [row["greedy_return"] for row in members(tmp_path / "run")]
+    kernels = {x.shape for x in jax.tree.leaves(load_policy(tmp_path / "run").state.params)}
+    assert (4, 128) in kernels and (128, 128) in kernels
