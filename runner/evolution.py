@@ -138,9 +138,11 @@ class Evolution(Kind):
     def report(self, plan, run_dir, mesh, results):
         """Writes the losses and the pictures, then compares what was found with the hand-written loss."""
         from runner.loop import hosts
+        from runner.loop.devices import without_cache_chatter
 
         if hosts.is_first():
-            self.write_losses(plan, run_dir, results)
+            with without_cache_chatter():
+                self.write_losses(plan, run_dir, results)
         if plan.options.eval_seeds and not hosts.any_of((run_dir / "evaluation.csv").exists()):
             options = CompareOptions(
                 loss=str(run_dir),

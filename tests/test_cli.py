@@ -89,6 +89,7 @@ EVERYWHERE = [
     ("--seed -1", ["seed must be a whole number of at least 0"]),
     ("--seed 4294967296", ["seed must be at most 2**31 - 1 = 2147483647, not 4294967296"]),
     ("--num-envs 4294967296", ["num_envs must be a whole number from 1 to 2**31 - 1"]),
+    ("--import a/x.py b/x.py", ["two files are called x.py"]),
     ("--run-dir gs://bucket/run", ["--run-dir gs://bucket/run", "mount the storage first"]),
     ("--eval-episodes -1", ["eval_episodes must be a whole number of at least 0"]),
     ("--init-from nowhere", ["--init-from nowhere is no run directory"]),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import time
 import zipfile
@@ -621,6 +622,7 @@ def test_an_evolution_among_several_gives_the_bits_of_one_alone(users_environmen
         words = [*SEVERAL, *words, "--run-dir", name]
         found = python(ROOT / "meta_evolve_loss.py", *words, env=users_environment, cwd=tmp_path)
         assert found.returncode == 0, found.stderr
+    assert not re.search(r"^[EW]\d{4} ", found.stderr, re.MULTILINE)  # jaxlib's C++ code, of programs in the cache
     table, alone = (pd.read_csv(tmp_path / name / "metrics.csv", dtype=str) for name in ("all", "alone"))
     own = table[table["member"] == "3"].drop(columns=["member", "es_lr"]).reset_index(drop=True)
     pd.testing.assert_frame_equal(own, alone.drop(columns="member"))

@@ -40,7 +40,8 @@ def build(script, config, float_names, size, layout, at_once=0):
     start = time.monotonic()
     spread = Spread(layout.mesh, at_once)
     make_train = functools.partial(script.make_train, **({"spread": spread} if script.spreads else {}))
-    train_config = make_train(config)  # one for init and for chunk: JAX traces its update once
+    with without_cache_chatter():  # an evolution's computes its first loss networks
+        train_config = make_train(config)  # one for init and for chunk: JAX traces its update once
     once_on_cpu = layout.mesh.devices.flat[0].platform == "cpu" and not script.spreads
 
     def train(floats, key, **options):

@@ -22,7 +22,12 @@ def imported_words(argv):
 
 
 def import_files(paths):
+    """Imports files in order. Raises UsageError where two have one name: the record keeps them side by side."""
+    paths = list(paths)
+    names = [Path(path).name for path in paths]
     for path in paths:
+        if names.count(Path(path).name) > 1:
+            raise UsageError(f"--import: two files are called {Path(path).name}: give one of them another name")
         import_file(str(Path(path).expanduser().resolve()), path)
 
 
