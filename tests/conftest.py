@@ -26,7 +26,7 @@ def environment(users_environment):
     return users_environment | {"XLA_FLAGS": QUICKEST, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-LONGEST_FIRST = ("test_hosts", "test_cli", "test_contract", "test_meta_evolve", "test_notebooks", "test_learning")
+LONGEST_FIRST = ("test_hosts", "test_cli", "test_contract", "test_meta_evolve", "test_trained", "test_notebooks")
 
 
 def pytest_collection_modifyitems(items):

@@ -340,6 +340,7 @@ def sweep_run(tmp_path_factory, environment):
     return cwd / "run", found
 
 
+@pytest.mark.slow
 def test_with_64_bits_on_a_whole_run_is_one_of_32(environment, tmp_path):
     """Pendulum-v1 by itself would mix them: when it is checked, trained in, evaluated in, drawn, and gone on with."""
     env = environment | {"JAX_ENABLE_X64": "1"}
@@ -765,6 +766,7 @@ def test_that_nobody_can_draw_an_environment_is_said_before_training(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_an_edit_that_changes_the_metrics_does_not_mix_with_the_record(environment, tmp_path):
     """A metric that an edited copy adds would have no column in the run that it goes on with."""
     text, mine, run = (ROOT / "ppo.py").read_text(), tmp_path / "mine.py", tmp_path / "run"

@@ -209,6 +209,7 @@ def test_what_the_page_on_trained_policies_shows_runs(block, default_run, tmp_pa
     exec(block.replace('"RUN"', repr(str(default_run))).replace("100_000", "2_048"), {})
 
 
+@pytest.mark.slow
 def test_another_network_on_the_command_line_is_resumed_and_evaluated(environment, tmp_path):
     """The guide's network in place of make_network in a copy, stopped halfway: one edit is enough for all."""
     guide = (ROOT / "docs/guide.md").read_text()
