@@ -387,6 +387,7 @@ def make_train(config, loss_fn=dqn_loss, network_fn=make_network):
         metrics |= {
             "episode_return": state.episode_return,
             "episode_length": state.episode_length,
+            "episode_count": ended.done.sum(),  # by it, returns of several updates weigh in their mean
             "env_steps": state.env_steps,
             "epsilon": linear_epsilon(state.env_steps, config),
         }

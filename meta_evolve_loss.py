@@ -236,11 +236,18 @@ def make_agent(config, env_id, loss):
         state, metrics = ppo.make_train(replace(settings, **floats), loss_fn)(key)
         returns = metrics["episode_return"]  # NaN before the first episode's end
         finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
-        last = returns[-max(1, len(returns) // 10) :]
-        outcomes = jnp.stack([jnp.nanmean(returns), jnp.nanmean(last)])
+        first = len(returns) - max(1, len(returns) // 10)  # of the last tenth
+        final = mean_of_episodes(returns[first:], metrics["episode_count"][first:])
+        outcomes = jnp.stack([jnp.nanmean(returns), final])
         return jnp.where(finite, outcomes, jnp.nan)
 
     return agent
+
+
+def mean_of_episodes(returns, counts):
+    """Mean over episodes, from the mean return of each update (U,) and its counts (U,); of none, the last known one."""
+    known = jnp.where(counts > 0, returns, 0.0)  # NaN before the first episode's end
+    return jnp.where(counts.any(), (known * counts).sum() / jnp.maximum(counts.sum(), 1), returns[-1])
 
 
 def make_strategy(config, solution):

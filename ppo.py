@@ -446,6 +446,7 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
         metrics |= {
             "episode_return": state.episode_return,
             "episode_length": state.episode_length,
+            "episode_count": rollout.done.sum(),  # by it, returns of several updates weigh in their mean
             "env_steps": state.num_updates * config.steps_per_update,
             "explained_variance": 1.0 - (batch.target - batch.value).var() / (batch.target.var() + 1e-8),
             "value_mean": batch.value.mean(),

@@ -21,7 +21,7 @@ import meta_evolve_loss as meta
 import ppo
 import ppo_rnn
 
-COMMON = {"episode_return", "episode_length", "env_steps", "grad_norm"}
+COMMON = {"episode_return", "episode_length", "episode_count", "env_steps", "grad_norm"}
 PPO_METRICS = COMMON | {
     "policy_loss", "value_loss", "value_mean", "entropy", "approx_kl", "clip_fraction", "explained_variance",
 }  # fmt: skip
@@ -291,6 +291,14 @@ def test_episode_return_is_nan_until_an_episode_ends_and_then_the_last_known(run
     first = returns[(steps >= 600) & (steps < 1200)]
     assert (first == first[0]).all() and -2000 < first[0] < -100
     assert (run.metrics["episode_length"][steps >= 600] == 150).all()
+
+
+def test_episode_count_counts_the_ended_episodes(run):
+    """All 4 environments end together, at each multiple of 600 env steps; dqn.py's warm-up comes before its metrics."""
+    steps, counts = run.metrics["env_steps"], run.metrics["episode_count"]
+    before = np.concatenate([[steps[0] - run.variant.config.steps_per_update], steps[:-1]])
+    np.testing.assert_array_equal(counts, 4 * (steps // 600 - before // 600))
+    assert counts.sum() >= 8
 
 
 def test_every_parameter_is_trained(run):

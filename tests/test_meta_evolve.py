@@ -201,7 +201,7 @@ def stub_train(agent, loss_fn):
         slope = jax.grad(lambda value: objective(value, 0.0, 1.0, agent))(1.0)
         distance = jnp.abs(jnp.log(jnp.maximum(slope, 1e-3) / 5.0))
         returns = jnp.full(10, -distance).at[0].set(jnp.nan)  # no episode ended in the first update
-        return Trained(slope), {"episode_return": returns}
+        return Trained(slope), {"episode_return": returns, "episode_count": jnp.ones(10).at[0].set(0)}
 
     return train
 
@@ -288,10 +288,11 @@ def test_candidates_that_fail_are_counted_and_harm_nothing(monkeypatch):
         assert any(moved) == (len(failing) > 1)  # where all fail, nothing is known: the distribution stays
 
 
-@pytest.mark.parametrize(("unknown", "expected"), [(10, [2.8, 6.0]), (19, [8.0, 8.0]), (20, [np.nan, np.nan])], ids=str)
+@pytest.mark.parametrize(("unknown", "expected"), [(10, [2.8, 5.0]), (19, [8.0, 8.0]), (20, [np.nan, np.nan])], ids=str)
 def test_outcomes_are_the_mean_over_known_returns_and_the_last_tenth(unknown, expected, monkeypatch):
     returns = jnp.array([jnp.nan] * unknown + ([2.0] * 18 + [4.0, 8.0])[unknown:])
-    trained = Trained(jnp.zeros(2)), {"episode_return": returns}
+    counts = jnp.where(jnp.isnan(returns), 0, 1).at[-2].mul(3)  # three episodes of 4.0, one of 8.0
+    trained = Trained(jnp.zeros(2)), {"episode_return": returns, "episode_count": counts}
     monkeypatch.setattr(ppo, "make_train", lambda agent, loss_fn: lambda key: trained)
     np.testing.assert_allclose(meta.make_agent(TINY, "CartPole-v1", "DPO")({}, {}, None), expected, rtol=1e-6)
 

@@ -199,6 +199,17 @@ def default_run(tmp_path_factory, environment):
     return cwd / "run"
 
 
+def test_final_return_of_a_run_is_that_of_its_metrics(run):
+    """From metrics.csv of a real run."""
+    table = pd.read_csv(run / "metrics.csv")
+    for row in members(run):
+        own = table[table["member"] == row["member"]]
+        last = own[own["update"] > own["update"].max() - max(1, own["update"].max() // 10)]
+        episodes = np.repeat(last["episode_return"], last["episode_count"])
+        expected = episodes.mean() if len(episodes) else last["episode_return"].iloc[-1]
+        assert row["final_return"] == pytest.approx(expected)
+
+
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/trained.md").read_text(), re.MULTILINE | re.DOTALL)
 
 

@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import matplotlib
-import numpy as np
 
 from runner.report.plots import plt, save
-from runner.report.stats import interval
+from runner.report.stats import mean_interval
 
 COLORS = {"learned": "tab:blue", "hand-written": "tab:orange"}
 GRID = 201  # points along an axis
@@ -19,7 +18,7 @@ def fitness(path, config, metrics, baseline):
     axes.plot(x, metrics["fitness_best"], color=COLORS["learned"], linewidth=0.8, alpha=0.6, label="best candidate")
     axes.plot(x, mean, color=COLORS["learned"], linewidth=2, label=f"mean of {config.population} candidates")
     axes.fill_between(x, mean - std, mean + std, color=COLORS["learned"], alpha=0.2, linewidth=0, label="± 1 std")
-    low, high = interval(baseline, np.mean)
+    low, high = mean_interval(baseline)
     axes.axhline(baseline.mean(), color=COLORS["hand-written"], linewidth=2, label="hand-written loss, 95 % interval")
     axes.axhspan(low, high, color=COLORS["hand-written"], alpha=0.3, linewidth=0)
     when = {"mean": "mean over training", "final": "last 10 % of training"}[config.fitness]

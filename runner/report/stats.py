@@ -31,6 +31,19 @@ def interval(scores, statistic=iqm):
     return found.confidence_interval.low, found.confidence_interval.high
 
 
+def mean_interval(scores):
+    """95 % t interval of the mean over seeds of scores (seeds,): (low, high), NaN for one seed.
+
+    For normal scores it covers at any number of seeds, where the percentile bootstrap covers 90 % with 8 of them. Where
+    a seed in eight fails, neither does: with 8 seeds often none of them has failed.
+    """
+    scores = np.asarray(scores, np.float64)
+    if len(scores) < 2:
+        return np.nan, np.nan
+    reach = scipy.stats.t.ppf(0.975, len(scores) - 1) * scipy.stats.sem(scores)
+    return scores.mean() - reach, scores.mean() + reach
+
+
 def probability_of_improvement(scores, others):
     """{p, low, high}: how probably one of scores (n,) is above one of others (m,), ties half, with a 95 % interval.
 
@@ -57,7 +70,7 @@ def describe(scores):
     if not len(scores):
         return dict.fromkeys(("iqm", "low", "high", "mean", "mean_low", "mean_high"), float("nan")) | {"n": 0}
     low, high = interval(scores)
-    mean_low, mean_high = interval(scores, np.mean)
+    mean_low, mean_high = mean_interval(scores)
     values = (iqm(scores), low, high, scores.mean(), mean_low, mean_high)
     names = ("iqm", "low", "high", "mean", "mean_low", "mean_high")
     return {name: float(value) for name, value in zip(names, values, strict=True)} | {"n": len(scores)}

@@ -21,6 +21,7 @@ from runner.report.stats import describe
 
 MOST_NAMED = 8  # members with NaN listed
 FINAL = 0.1  # the final return is the mean over the last 10 % of training
+COUNT = "episode_count"  # the metric that says of how many episodes an update's return is the mean
 OF_POLICIES = ("final_return", "greedy_return", "sampled_return")
 
 
@@ -52,7 +53,8 @@ def write(plan, run_dir, trained, scores, members=None, timing=None):
     trained: a Trained per batch; scores: names of the figures per member, of which members may have some already.
     """
     metric = plan.script.kind.metric
-    metrics = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "update", "env_steps", metric])
+    used = ("member", "update", "env_steps", metric, COUNT)
+    metrics = pd.read_csv(run_dir / "metrics.csv", usecols=lambda name: name in used)
     metrics = metrics.rename(columns={metric: "episode_return"})
     members = summarize_members(plan, metrics, trained, members)
     points = summarize_points(plan, members, scores)
@@ -105,7 +107,7 @@ def summarize_members(plan, metrics, trained, members=None):
     """One dict per member: final return in training, what `members` has of it, and the update at which it went NaN."""
     num_updates = metrics.groupby("member")["update"].transform("max")
     last = metrics[metrics["update"] > num_updates - np.maximum(1, (FINAL * num_updates).astype(int))]
-    final = last.groupby("member")["episode_return"].mean()
+    final = {member: mean_return(rows) for member, rows in last.groupby("member")}
     first_bad = {
         m.index: int(bad) for batch in trained for m, bad in zip(batch.batch.members, batch.first_bad, strict=True)
     }
@@ -116,6 +118,17 @@ def summarize_members(plan, metrics, trained, members=None):
         | {"first_bad_update": first_bad[member.index]}
         for member in plan.members
     ]
+
+
+def mean_return(metrics):
+    """Mean return of the episodes that ended in these updates; where none did, the last known return.
+
+    metrics: a table with episode_return, and episode_count where the script has it; where not, updates weigh alike.
+    """
+    returns, counts = metrics["episode_return"], metrics.get(COUNT)
+    if counts is None or not counts.sum():
+        return returns.mean()
+    return (returns * counts)[counts > 0].sum(skipna=False) / counts.sum()
 
 
 def summarize_points(plan, members, scores):
