@@ -17,7 +17,7 @@ B = batch_size, n = n_step, D = flattened observation, A = actions.
 import ast
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -60,6 +60,9 @@ class Config:
     log_frequency: int = 1_000  # env steps per update, for a row of metrics and new keys; rounded to gradient steps
 
     def __post_init__(self):
+        for field in fields(self):
+            if field.type in (int, bool) and isinstance(getattr(self, field.name), jax.core.Tracer):
+                raise TypeError(f"{field.name} shapes the program, so vmap can't vary it: train once for each value")
         size, warmup = self.steps_per_collection, self.warmup_collections
         if self.buffer_size < size:
             raise ValueError(

@@ -15,7 +15,7 @@ Shapes: T = num_steps, N = num_envs, B = N * T / num_minibatches (a minibatch), 
 import ast
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -59,6 +59,9 @@ class Config:
     scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; where returns are large
 
     def __post_init__(self):
+        for field in fields(self):
+            if field.type in (int, bool) and isinstance(getattr(self, field.name), jax.core.Tracer):
+                raise TypeError(f"{field.name} shapes the program, so vmap can't vary it: train once for each value")
         size, count = self.steps_per_update, self.num_minibatches
         if size % count or size < 2 * count:  # advantages are normalised per minibatch: one sample alone would become 0
             fitting = [m for m in range(1, min(count, size // 2) + 1) if size % m == 0]

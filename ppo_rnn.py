@@ -18,7 +18,7 @@ pair of them of an LSTM.
 import ast
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -63,6 +63,9 @@ class Config:
     scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; where returns are large
 
     def __post_init__(self):
+        for field in fields(self):
+            if field.type in (int, bool) and isinstance(getattr(self, field.name), jax.core.Tracer):
+                raise TypeError(f"{field.name} shapes the program, so vmap can't vary it: train once for each value")
         size, count = self.steps_per_update, self.num_minibatches
         if self.num_envs % count:
             fitting = max(m for m in range(1, min(count, self.num_envs) + 1) if self.num_envs % m == 0)

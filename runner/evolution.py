@@ -33,6 +33,9 @@ class CompareOptions:
 
     loss: str = ""  # the run directory of an evolution, or a learned_loss.npz
     env_ids: tuple[str, ...] = ()  # where; by default the environments of the evolution, and Acrobot-v1
+    env_params: tuple[
+        str, ...
+    ] = ()  # ENV_ID:NAME=VALUE,... as in CartPole-v1:gravity=20; elsewhere as in the evolution
     num_seeds: int = 64  # agents per loss and environment
     tune_seeds: int = 16  # agents per setting of the hand-written loss when it is tuned
     seed: int = FIRST_SEED  # the first seed; the others, and those for tuning, follow one by one
@@ -217,7 +220,10 @@ class Evolution(Kind):
         changes = {"total_timesteps": options.total_timesteps} if options.total_timesteps else {}
         config = changed_config(script, config, changes)
         env_ids = tuple(dict.fromkeys(options.env_ids or (*config.env_ids, *EvolutionOptions.held_out)))
-        self.check_environments(script, config, env_ids, "--env-ids")
+        changes = changes_by_environment(options.env_params, env_ids)
+        for env_id in env_ids:
+            own = dataclasses.replace(config, env_params=changes.get(env_id, config.env_params))
+            self.check_environments(script, own, [env_id], "--env-ids")
         if options.run_dir and any(path.name != ".lock" for path in Path(options.run_dir).glob("*")):
             raise UsageError(f"--run-dir {options.run_dir} exists already: choose a new folder")
         path = Path(options.loss)
@@ -248,8 +254,8 @@ class Evolution(Kind):
         from runner.loop.record import replacing, write_json
         from runner.report import compare_losses, loss_plots
 
-        module = self.module
-        evaluation, tuning = compare_losses.compare(module, config, loss.learned, loss.first, options, mesh)
+        module, changes = self.module, changes_by_environment(options.env_params, options.env_ids)
+        evaluation, tuning = compare_losses.compare(module, config, loss.learned, loss.first, options, changes, mesh)
         if not hosts.is_first():
             return
         summary = compare_losses.summarize(module, config, evaluation, tuning)
@@ -263,6 +269,20 @@ class Evolution(Kind):
         agent = module.agent_config(config, config.env_ids[0])
         steps = agent.num_updates * agent.steps_per_update
         compare_losses.print_tables(summary, steps, module.evolved_outcome(config))
+
+
+def changes_by_environment(words, env_ids):
+    """{env_id: changes to its parameters} from words ENV_ID:NAME=VALUE,...; raises UsageError where one is no such."""
+    changes = {}
+    for word in words:
+        env_id, colon, text = word.partition(":")
+        if not colon or env_id not in env_ids:
+            known, example = ", ".join(env_ids), f"{env_ids[0]}:max_steps_in_episode=100"
+            raise UsageError(f"--env-params {word!r} must name one of {known}, as in {example}")
+        if env_id in changes:
+            raise UsageError(f"--env-params names {env_id} twice: join its parameters with commas")
+        changes[env_id] = text
+    return changes
 
 
 def read_summary(run_dir):

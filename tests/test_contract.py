@@ -211,6 +211,15 @@ def test_the_same_config_gives_the_same_program(name):
 
 
 @pytest.mark.parametrize(("name", "field"), STATICS)
+def test_a_static_field_that_is_vmapped_is_named(name, field):
+    case, values = CASES[name], jnp.array([1, 2])
+    if isinstance(case.statics[field], str):
+        return  # a text is no array
+    with pytest.raises(TypeError, match=f"{field} shapes the program, so vmap can't vary it: train once for each"):
+        jax.vmap(lambda value: case.train(**{field: value})(jax.random.key(0))[1])(values)
+
+
+@pytest.mark.parametrize(("name", "field"), STATICS)
 def test_each_static_field_changes_the_program(name, field):
     images = {"env_id": "Breakout-MinAtar"} if field == "network" else {}  # the one that needs them
     before = program(name, **images) if images else default_program(name)

@@ -369,6 +369,9 @@ BAD = [
     ("evaluate --loss nowhere", ["no learned loss at nowhere"]),
     ("evaluate --loss .", ["no learned loss at"]),
     ("evaluate --loss whole.npz --env-ids Acrobat-v1", ["--env-ids", "Acrobot-v1"]),
+    ("evaluate --loss whole.npz --env-params gravity=20", ["must name one of CartPole-v1, ", "as in CartPole-v1:max_"]),
+    ("evaluate --loss whole.npz --env-params CartPole-v1:x=1", ["CartPole-v1 has no parameter 'x'"]),
+    ("evaluate --loss whole.npz --env-params CartPole-v1:gravity=1 CartPole-v1:length=1", ["CartPole-v1 twice"]),
     ("evaluate --loss whole.npz --num-seeds 1", ["num_seeds must be a whole number of at least 2"]),
     ("evaluate --loss whole.npz --total-timesteps 5", ["at least 128"]),
     ("evaluate --loss cut.npz", ["cut.npz is no whole learned loss"]),
@@ -688,7 +691,20 @@ def test_the_comparison_is_of_five_losses_on_the_same_fresh_seeds(whole):
     assert float(row["mean_over_training"].iloc[0]) == pytest.approx(float(jnp.nanmean(returns)), abs=0.02)
 
 
-def stub_compare(module, config, learned, first, options, mesh):
+def test_each_environment_of_a_comparison_has_parameters_of_its_own(tmp_path, monkeypatch):
+    """An episode that lasts 7 steps shows in the return, and only where that was asked for."""
+    config = replace(TINY, env_ids=("CartPole-v1",), env_params="max_steps_in_episode=5")
+    save(tmp_path / "learned_loss.npz", config)
+    monkeypatch.setitem(meta.TUNING, "value", {"vf_coef": (0.5,)})
+    words = ["--env-ids", "CartPole-v1", "Acrobot-v1", "--env-params", "Acrobot-v1:max_steps_in_episode=7"]
+    sizes = ["--num-seeds", "2", "--tune-seeds", "1", "--no-compile-cache"]
+    assert main_in_process("evaluate", "--loss", str(tmp_path), *words, *sizes) == 0
+    table = pd.read_csv(tmp_path / "evaluation.csv").groupby("env_id")["final_return"]
+    assert table.unique().apply(list).to_dict() == {"CartPole-v1": [5.0], "Acrobot-v1": [-7.0]}
+    assert json.loads((tmp_path / "summary.json").read_text())["comparison"]["env_params"] == words[-1:]
+
+
+def stub_compare(module, config, learned, first, options, changes, mesh):
     """In place of training: every loss is as good as its place in the list."""
     rows = [
         {"env_id": env_id, "loss": loss, "seed": seed, "mean_over_training": 5.0 - i + seed % 2, "final_return": 1.0}

@@ -1,6 +1,7 @@
 """Comparison of a learned loss with hand-written ones: fresh seeds, the same for all, in known and unknown places."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 
@@ -23,11 +24,11 @@ from runner.report.summary import with_interval
 LEARNED, DEFAULT, TUNED, DPO, FIRST = "learned", "hand-written", "hand-written, tuned", "DPO", "generation 0"
 
 
-def compare(module, config, learned, first, options, mesh):
+def compare(module, config, learned, first, options, changes, mesh):
     """Trains agents from scratch with every loss in every environment.
 
-    learned, first: parameters of the loss that was found, and of the one that evolution began with. options: env_ids,
-    num_seeds, tune_seeds, seed and max_members_at_once, as of CompareOptions.
+    learned, first: parameters of the loss that was found, and of the one that evolution began with.
+    options: as CompareOptions. changes: {env_id: changes to its parameters}, where they are other than config's.
     Returns two tables with a row per agent: evaluation (env_id, loss, seed, outcomes), and tuning (env_id, the
     hand-written loss's coefficients, seed, outcomes), on other seeds.
     """
@@ -48,10 +49,10 @@ def compare(module, config, learned, first, options, mesh):
     ):
         for env_id in options.env_ids:
             bar.set_postfix_str(env_id)
-            spread = Spread(mesh)
-            agents = {}
+            spread, agents = Spread(mesh), {}
+            settings = dataclasses.replace(config, env_params=changes.get(env_id, config.env_params))
             for loss in module.LOSSES:
-                agent = from_seed(module.make_agent(config, env_id, loss))
+                agent = from_seed(module.make_agent(settings, env_id, loss))
                 agents[loss] = jax.jit(spread(agent), out_shardings=everywhere(mesh))
 
             floats = {name: [member.values[name] for member in tuners] for name in points[0]}
