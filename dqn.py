@@ -371,7 +371,7 @@ def make_train(config, loss_fn=dqn_loss, network_fn=make_network):
         steps_before = state.env_steps
         state, ended = collect(state, collect_key)
         grads, metrics = jax.grad(batch_loss, has_aux=True)(state.params, sample(state, sample_key))
-        updates, opt_state = optimizer.update(grads, state.opt_state)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         # The target network moves by tau once for each multiple of the frequency that these env steps reached: mostly
         # for none; for several where a collection is longer than the frequency

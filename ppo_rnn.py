@@ -522,7 +522,7 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
     def update_minibatch(learner, batch):
         params, opt_state = learner
         grads, metrics = jax.grad(minibatch_loss, has_aux=True)(params, batch)
-        updates, opt_state = optimizer.update(grads, opt_state)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics |= {"grad_norm": optax.tree.norm(grads)}  # before clipping
         return (optax.apply_updates(params, updates), opt_state), metrics
 

@@ -106,7 +106,7 @@ def parts():
     def adam(state, batch, key):
         def step(learner, _):
             params, opt_state = learner
-            updates, opt_state = optimizer.update(params, opt_state)
+            updates, opt_state = optimizer.update(params, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), None
 
         learner = (state.params, optimizer.init(state.params))
