@@ -27,6 +27,9 @@ TELLING = (
     "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MemoryChain-bsuite", "Pendulum-v1", "Breakout-MinAtar"
 )  # fmt: skip
 
+# Since then a final return is a mean over episodes; before, over updates, and the mean's interval was a bootstrap
+OVER_EPISODES = "2026-11-26"
+
 # What others publish, to stand beside: CleanRL's benchmark, mean and standard deviation over its seeds (classic
 # control at 500,000 steps), and for the MinAtar games the range for agents of this kind at 10,000,000 steps
 REFERENCES = {
@@ -54,6 +57,11 @@ def interval(row, middle, low=None, high=None):
     return f"{number(row[middle])} [{', '.join(map(number, bounds))}]"
 
 
+def final(row, middle="final_iqm"):
+    """A final return with its interval, and a mark where it is a mean over updates."""
+    return interval(row, middle) + ("" if row["date"] >= OVER_EPISODES else "¹")
+
+
 def markdown(header, rows):
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
@@ -77,9 +85,7 @@ def overview(env_ids=ENVIRONMENTS):
         cells = []
         for script in PLAYS:
             row = found.get((script, env_id))
-            cells.append(
-                f"{interval(row, 'final_iqm')}{steps_note(row)}" if row else "" if env_id in PLAYS[script] else "—"
-            )
+            cells.append(f"{final(row)}{steps_note(row)}" if row else "" if env_id in PLAYS[script] else "—")
         if any(cell not in ("", "—") for cell in cells):
             rows.append([env_id, *cells, "; ".join(f"{s} {t}" for (s, e), t in REFERENCES.items() if e == env_id)])
     return markdown(["environment", *(f"`{script}.py`" for script in PLAYS), "published"], rows)
@@ -101,7 +107,7 @@ def returns():
             row = found.get((script, env_id))
             if row is None:
                 continue
-            scores = [interval(row, name) for name in ("final_iqm", "final_mean", "greedy_iqm")]
+            scores = [final(row), final(row, "final_mean"), interval(row, "greedy_iqm")]
             costs = [f"{row['train_seconds']:,.0f} s", f"{float(row['steps_per_second']):,.0f}"]
             steps, published = f"{row['total_timesteps']:,}", REFERENCES.get((script, env_id), "")
             rows.append([f"`{script}.py`", env_id, row["seeds"], steps, *scores, published, *costs, processor(row)])
@@ -115,7 +121,7 @@ def script_returns(script):
     for env_id in PLAYS[script]:
         row = found.get((script, env_id))
         if row:
-            scores = [interval(row, name) for name in ("final_iqm", "final_mean")]
+            scores = [final(row), final(row, "final_mean")]
             steps, published = f"{row['total_timesteps']:,}", REFERENCES.get((script, env_id), "")
             rows.append([env_id, row["seeds"], steps, *scores, published])
     return markdown(["environment", "seeds", "env steps", "IQM", "mean", "published"], rows)
@@ -141,7 +147,7 @@ def tuning():
             row = found.get((script, env_id))
             settings = ", ".join(f"{k}={v}" for k, v in lines[script][env_id].items()) or "the defaults"
             spent = f"{first['total_timesteps']:,}", first["seeds"]
-            scores = number(first["iqm"]), number(best["iqm"]), interval(row, "final_iqm") if row else ""
+            scores = number(first["iqm"]), number(best["iqm"]), final(row) if row else ""
             rows.append([f"`{script}.py`", env_id, *spent, *scores, settings])
     header = ["script", "environment", "env steps", "seeds", "the start", "the best point", "reported (seeds from 0)"]
     return markdown([*header, "settings"], rows)
@@ -154,7 +160,7 @@ def memory():
     tasks = (("MemoryChain-bsuite", "memory_length=10"), ("PositionOnlyCartPole-v1", ""))
     for env_id, env_params in tasks:
         own = table[(table["env_id"] == env_id) & (table["env_params"] == env_params)].set_index("script")
-        cells = [interval(own.loc[script], "final_mean") for script in ("ppo_rnn", "ppo")]
+        cells = [final(own.loc[script], "final_mean") for script in ("ppo_rnn", "ppo")]
         rows.append([f"{env_id}, {env_params}" if env_params else env_id, *cells])
     return markdown(["environment", "`ppo_rnn.py`, mean", "`ppo.py`, mean"], rows)
 
@@ -169,7 +175,7 @@ def networks():
         if set(found) != {"mlp", "cnn"}:
             continue
         found = {network: found[network] for network in ("mlp", "cnn")}
-        cells = [interval(row, "final_iqm") for row in found.values()]
+        cells = [final(row) for row in found.values()]
         seconds = [f"{row['train_seconds']:,.0f} s" for row in found.values()]
         rows.append([f"`{script}.py`", env_id, own["seeds"].iloc[0], f"{steps:,}", *cells, *seconds])
     header = ["script", "environment", "seeds", "env steps", "`mlp`, IQM", "`cnn`, IQM", "`mlp` trained in", "`cnn`"]
@@ -224,8 +230,8 @@ def peer_rows():
         times = ["" if math.isnan(found[f"seconds_{n}"]) else in_seconds(found[f"seconds_{n}"]) for n in AGENTS]
         times = [f"≈ {text}" if found[f"extrapolated_{n}"] else text for n, text in zip(AGENTS, times, strict=True)]
         wait = "" if math.isnan(found["compile_seconds"]) else f"{found['compile_seconds']:.1f} s"
-        final = interval(found["final"], "iqm", "low", "high")
-        yield found["algo"], found["peer"], times, final, found["final"]["n"], wait, megabytes(found)
+        score = interval(found["final"], "iqm", "low", "high")
+        yield found["algo"], found["peer"], times, score, found["final"]["n"], wait, megabytes(found)
 
 
 def evolution():
@@ -317,9 +323,17 @@ MADE = (
 TABLES = {f.__name__: f for f in MADE} | {f"returns_{s}": functools.partial(script_returns, s) for s in PLAYS}
 
 
+OLD_KIND = "\n¹ Of version 0.2.0: mean over updates in place of episodes, and bootstrap intervals of the mean.\n"
+
+
 def rewritten(text):
     """The text of a document with its tables as the files have them now."""
-    return MARKED.sub(lambda found: found[1] + "\n" + TABLES[found[2]]() + "\n" + found[3], text)
+
+    def filled(found):
+        table = TABLES[found[2]]()
+        return f"{found[1]}\n{table}{OLD_KIND if '¹' in table else ''}\n{found[3]}"
+
+    return MARKED.sub(filled, text)
 
 
 def main():

@@ -23,6 +23,12 @@ ENT_COEFS = [0.0, 0.1]
 NUM_SEEDS = 4
 NUM_HELD_OUT = 4
 """,
+    "edit_the_algorithm": """
+ENV_ID = "CartPole-v1"
+TOTAL_TIMESTEPS = 8_192
+LRS = [1e-3, 1e-2]
+NUM_SEEDS = 3
+""",
     "meta_evolution": """
 POPULATION = 4
 GENERATIONS = 2
