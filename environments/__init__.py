@@ -1,10 +1,22 @@
-"""Environments beside gymnax's own. Importing this registers them with gymnax, for every script's --env-id."""
+"""Environments beside gymnax's own. Importing this registers them with gymnax, for every script's --env-id.
+
+Those of other suites are called SUITE/NAME, and a suite is imported when one of its environments is made, not before.
+"""
+
+import functools
 
 import gymnax
 
+from environments import adapter, brax, craftax, jumanji, pgx, playground, xminigrid
 from environments.position_only_cartpole import PositionOnlyCartPole
 
+SUITES = {suite.SUITE: suite for suite in (brax, craftax, jumanji, pgx, playground, xminigrid)}
 ENVIRONMENTS = {"PositionOnlyCartPole-v1": PositionOnlyCartPole}
+ENVIRONMENTS |= {
+    f"{suite.SUITE}/{name}": functools.partial(adapter.make, suite, name)
+    for suite in SUITES.values()
+    for name in suite.NAMES
+}
 
 for env_id, factory in ENVIRONMENTS.items():
     if env_id not in gymnax.registered_envs:

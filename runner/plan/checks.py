@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from gymnax.environments import spaces
 
+from environments.adapter import Unavailable
 from environments.check import findings
 from runner.plan.errors import UsageError
 
@@ -113,12 +114,11 @@ def check_options(options):
 def check_environment(script, env_id, changes="", network=None):
     """Raises UsageError for an environment that is not there, or that the script can't play, or with such changes."""
     if env_id not in gymnax.registered_envs:
-        lowered = {name.lower(): name for name in gymnax.registered_envs}
-        near = difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.4)
-        names = ", ".join(lowered[name] for name in near) or ", ".join(gymnax.registered_envs)
-        raise UsageError(f"env_id {env_id!r} is not a gymnax environment; did you mean: {names}")
+        raise UsageError(f"env_id {env_id!r} is not a gymnax environment; {instead_of(env_id)}")
     try:
         env, env_params = gymnax.make(env_id)
+    except Unavailable as error:  # of another suite; the message says what to do
+        raise UsageError(str(error)) from error
     except Exception as error:  # a factory may do anything: MNISTBandit-bsuite downloads its data
         raise UsageError(f"env_id {env_id!r} can't be made here ({error}); use another env_id") from error
     check_env_params(env_id, env_params, changes)
@@ -140,6 +140,20 @@ def check_environment(script, env_id, changes="", network=None):
             f"network = cnn needs images of shape (height, width, channels), 3x3 or larger, but {env_id} shows"
             f" {shape}: use network = mlp"
         )
+
+
+def instead_of(env_id):
+    """The nearest names: of the same suite for SUITE/NAME; else gymnax's own, and all others' without their suites."""
+    suite, slash, _ = env_id.lower().partition("/")
+    known = [name for name in gymnax.registered_envs if slash and name.lower().startswith(f"{suite}/")]
+    names = {name.lower(): name for name in known}
+    if not known:  # the first suite wins where two have a name
+        names = {name.lower().rpartition("/")[2]: name for name in reversed(gymnax.registered_envs)}
+    near = difflib.get_close_matches(env_id.lower(), names, n=3, cutoff=0.4)
+    if near or known:
+        return f"did you mean: {', '.join(names[name] for name in near) or ', '.join(known)}"
+    own = (name for name in gymnax.registered_envs if "/" not in name)
+    return f"choose one of {', '.join(own)}, or SUITE/NAME of another suite, see docs/environments.md"
 
 
 def check_env_params(env_id, env_params, changes):

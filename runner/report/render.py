@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from environments.rendering import renderer
+from environments.rendering import grid_frame, renderer
 from runner.loop.checkpoint import is_key
 from runner.loop.devices import without_cache_chatter
 from runner.loop.record import replacing
@@ -16,11 +16,6 @@ from runner.loop.record import replacing
 MAX_FRAMES = 500
 RENDERING = 2**31 - 2  # folded into the member's key, so that the GIF repeats nothing of training or evaluation
 WIDTH = 240  # pixels at least; gymnasium's 600 would take four times as long to encode
-PALETTE = np.array(  # black, then one colour per MinAtar channel (matplotlib's tab10)
-    [[0, 0, 0], *([int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in (
-        "1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf".split()))],
-    np.uint8,
-)  # fmt: skip
 
 
 def render(path, plan, member, state):
@@ -89,9 +84,3 @@ def gym_frames(name, env_params, states):
         frames.append(gym_env.render())
     gym_env.close()
     return frames
-
-
-def grid_frame(obs, scale=24):
-    """(rows, columns, channels) of 0 and 1 -> RGB, the highest channel on top."""
-    channel = (obs.astype(np.int32) * np.arange(1, obs.shape[-1] + 1)).max(axis=-1)
-    return np.kron(PALETTE[channel], np.ones((scale, scale, 1), np.uint8))

@@ -1,0 +1,62 @@
+"""Jumanji (Bonnet et al. 2023, arXiv:2306.09884): combinatorial problems as games."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+
+from environments.adapter import NO_LIMIT, Adapter, Unavailable
+
+SUITE, PACKAGE, REQUIREMENT = "jumanji", "jumanji", "jumanji>=1.1.2,<1.2"
+# Without Sokoban-v0, whose levels are downloaded
+NAMES = (
+    "BinPack-v2", "CVRP-v1", "Cleaner-v0", "Connector-v3", "FlatPack-v0", "Game2048-v1", "GraphColoring-v1",
+    "JobShop-v0", "Knapsack-v1", "LevelBasedForaging-v0", "MMST-v0", "Maze-v0", "Minesweeper-v0", "MultiCVRP-v0",
+    "PacMan-v1", "RobotWarehouse-v0", "RubiksCube-partly-scrambled-v0", "RubiksCube-v0", "SearchAndRescue-v0",
+    "SlidingTilePuzzle-v0", "Snake-v1", "Sudoku-v0", "Sudoku-very-easy-v0", "TSP-v1", "Tetris-v0",
+)  # fmt: skip
+MOST_ACTIONS = 1024  # combinations of parts, which become one choice
+
+
+def make(name):
+    import jumanji
+
+    env = jumanji.make(name)
+    _, timestep = jax.eval_shape(env.reset, jax.random.key(0))
+    if timestep.reward.shape:
+        raise Unavailable(f"jumanji/{name} has a reward for each of its agents; here an environment has one agent")
+    parts = getattr(env.action_spec, "num_values", None)
+    if parts is None:
+        raise Unavailable(f"jumanji/{name} acts in {env.action_spec}, which no script here can")
+    parts = tuple(int(n) for n in np.atleast_1d(parts))
+    if math.prod(parts) > MOST_ACTIONS:
+        raise Unavailable(
+            f"jumanji/{name} acts in {parts} parts: {math.prod(parts)} combinations, too many for one choice"
+        )
+    return Jumanji(env, parts)
+
+
+class Jumanji(Adapter):
+    """`inner` is Jumanji's state. Actions of several parts are one choice among all combinations, the last part first.
+
+    An illegal action does what Jumanji does: it often ends the episode. Legal ones are part of the observation.
+    """
+
+    def __init__(self, env, parts):
+        self.env, self.parts, self.max_steps = env, parts, getattr(env, "time_limit", NO_LIMIT)
+        env.time_limit = 2**31 - 1  # its own would look like an end
+
+    def begin(self, key, params):
+        inner, timestep = self.env.reset(key)
+        return timestep.observation, inner
+
+    def go_on(self, key, inner, action, params):
+        if self.env.action_spec.shape:
+            action = jnp.stack(jnp.unravel_index(action, self.parts))
+        inner, timestep = self.env.step(inner, action)
+        return timestep.observation, inner, timestep.reward, timestep.last()
+
+    def action_space(self, params=None):
+        return spaces.Discrete(math.prod(self.parts))
