@@ -1,4 +1,4 @@
-"""What the adapters to other suites share: each makes an environment of a suite one of gymnax's. See docs/environments.md."""
+"""What the adapters to other suites share: each makes an environment of a suite one of gymnax's."""
 
 import contextlib
 import functools

@@ -17,6 +17,7 @@ NAMES = (
     "PacMan-v1", "RobotWarehouse-v0", "RubiksCube-partly-scrambled-v0", "RubiksCube-v0", "SearchAndRescue-v0",
     "SlidingTilePuzzle-v0", "Snake-v1", "Sudoku-v0", "Sudoku-very-easy-v0", "TSP-v1", "Tetris-v0",
 )  # fmt: skip
+SLOWLY_DRAWN = ("GraphColoring-v1", "PacMan-v1")  # 3 s and more per picture
 MOST_ACTIONS = 1024  # combinations of parts, which become one choice
 
 
@@ -35,7 +36,7 @@ def make(name):
         raise Unavailable(
             f"jumanji/{name} acts in {parts} parts: {math.prod(parts)} combinations, too many for one choice"
         )
-    return Jumanji(env, parts)
+    return (Drawn if viewer(env) and name not in SLOWLY_DRAWN else Jumanji)(env, parts)
 
 
 class Jumanji(Adapter):
@@ -60,3 +61,18 @@ class Jumanji(Adapter):
 
     def action_space(self, params=None):
         return spaces.Discrete(math.prod(self.parts))
+
+
+class Drawn(Jumanji):
+    """An environment that Jumanji has a viewer for."""
+
+    def render(self, state):
+        drawing = viewer(self.env)
+        drawing.figure_size = (3.0, 3.0)  # inches of 100 pixels; its own 10 would take ten times as long
+        drawing._display = drawing._display_rgb_array  # rather than in a window
+        frame = drawing.render(jax.tree.map(jnp.asarray, self.unpack(state)))
+        return np.array(frame[..., :3])  # a copy, for the next one is drawn over it; without transparency
+
+
+def viewer(env):
+    return getattr(env, "_viewer", None) or getattr(env, "_env_viewer", None)

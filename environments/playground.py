@@ -1,4 +1,4 @@
-"""MuJoCo Playground (Zakka et al. 2025, arXiv:2502.08844): the control suite of DeepMind, by MuJoCo's physics in JAX."""
+"""MuJoCo Playground (Zakka et al. 2025, arXiv:2502.08844): DeepMind's control suite, in JAX."""
 
 from gymnax.environments import spaces
 

@@ -1,4 +1,8 @@
-"""Who draws an environment: itself, by a method `render(state) -> (height, width, 3) uint8`, gymnasium, or a grid."""
+"""Who draws an environment: itself, gymnasium, or a grid.
+
+It draws itself by a method `render(state) -> (height, width, 3) uint8`, or by one for a whole episode, which gives the
+text of a page: `render_html(states)`.
+"""
 
 import inspect
 
@@ -12,9 +16,11 @@ PALETTE = np.array(  # black, then one colour per MinAtar channel (matplotlib's 
 
 
 def renderer(env):
-    """ "own", "gymnasium" or "grid"; None where nobody can draw it."""
+    """ "own", "page", "gymnasium" or "grid"; None where nobody can draw it."""
     if draws_itself(env):
         return "own"
+    if hasattr(env, "render_html"):
+        return "page"
     from gymnax.visualize import vis_gym  # imports matplotlib
 
     if env.name in vis_gym.SUPPORTED_GYM_ENVS:

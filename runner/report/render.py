@@ -1,4 +1,4 @@
-"""policy.gif: one greedy episode of a trained policy."""
+"""policy.gif, or policy.html: one greedy episode of a trained policy."""
 
 import dataclasses
 import os
@@ -19,17 +19,26 @@ WIDTH = 240  # pixels at least; gymnasium's 600 would take four times as long to
 
 
 def render(path, plan, member, state):
-    """Plays one greedy episode and writes it as a GIF; returns a line that says what was done."""
+    """Plays one greedy episode and writes it as a GIF, or as a page; returns a line that says what was done."""
     config = dataclasses.replace(plan.config, **member.values)
     with without_cache_chatter():
         states, episode_return = play(plan.script, config, state, member.seed)
-    frames = make_frames(*plan.script.make_env(config.env_id, config.env_params), states)
-    if frames is None:
+    env, env_params = plan.script.make_env(config.env_id, config.env_params)
+    drawn_by = renderer(env)
+    if drawn_by is None:
         return f"there is no renderer for {config.env_id}"
-    frames = [Image.fromarray(frame).reduce(max(1, frame.shape[1] // WIDTH)) for frame in frames]
+    path = path.with_suffix(".html") if drawn_by == "page" else path
     with replacing(path) as temporary:
-        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=40, loop=0)
-    return f"{path.name}, {len(frames)} steps, return {episode_return:.1f}"
+        if drawn_by == "page":
+            temporary.write_text(env.render_html(states))
+        else:
+            write_gif(temporary, make_frames(env, env_params, states))
+    return f"{path.name}, {len(states)} steps, return {episode_return:.1f}"
+
+
+def write_gif(path, frames):
+    frames = [Image.fromarray(frame).reduce(max(1, frame.shape[1] // WIDTH)) for frame in frames]
+    frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:], duration=40, loop=0)
 
 
 def play(script, config, state, seed):
