@@ -144,12 +144,14 @@ def check_environment(script, env_id, changes="", network=None):
 
 def instead_of(env_id):
     """The nearest names: of the same suite for SUITE/NAME; else gymnax's own, and all others' without their suites."""
-    suite, slash, _ = env_id.lower().partition("/")
+    typed = env_id.lower()
+    suite, slash, name_alone = typed.rpartition("/")
     known = [name for name in gymnax.registered_envs if slash and name.lower().startswith(f"{suite}/")]
     names = {name.lower(): name for name in known}
     if not known:  # the first suite wins where two have a name
+        typed = name_alone
         names = {name.lower().rpartition("/")[2]: name for name in reversed(gymnax.registered_envs)}
-    near = difflib.get_close_matches(env_id.lower(), names, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(typed, names, n=3, cutoff=0.4)
     if near or known:
         return f"did you mean: {', '.join(names[name] for name in near) or ', '.join(known)}"
     own = (name for name in gymnax.registered_envs if "/" not in name)
