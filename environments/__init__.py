@@ -7,10 +7,10 @@ import functools
 
 import gymnax
 
-from environments import adapter, brax, craftax, jumanji, pgx, playground, xminigrid
+from environments import adapter, brax, craftax, jumanji, navix, pgx, playground, xminigrid
 from environments.position_only_cartpole import PositionOnlyCartPole
 
-SUITES = {suite.SUITE: suite for suite in (brax, craftax, jumanji, pgx, playground, xminigrid)}
+SUITES = {suite.SUITE: suite for suite in (brax, craftax, jumanji, navix, pgx, playground, xminigrid)}
 ENVIRONMENTS = {"PositionOnlyCartPole-v1": PositionOnlyCartPole}
 ENVIRONMENTS |= {
     f"{suite.SUITE}/{name}": functools.partial(adapter.make, suite, name)

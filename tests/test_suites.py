@@ -32,6 +32,7 @@ CHEAP = {
     "brax": "brax/inverted_pendulum-spring",
     "craftax": "craftax/classic-symbolic",
     "jumanji": "jumanji/Snake-v1",
+    "navix": "navix/Empty-Random-5x5",
     "pgx": "pgx/connect_four",
     "playground": "playground/CartpoleBalance",
     "xminigrid": "xminigrid/EmptyRandom-5x5",
@@ -210,6 +211,10 @@ def test_names_are_those_of_the_suite(suite):
         import jumanji
 
         assert ours == set(jumanji.registered_environments()) - {"Sokoban-v0"}
+    elif suite == "navix":  # of which later versions have more
+        import navix
+
+        assert {f"Navix-{name}-v0" for name in ours} <= set(navix.registry())
     elif suite == "pgx":
         import pgx
 
@@ -282,6 +287,7 @@ ENDS = {  # what certainly ends an episode, and after how many steps at most: (a
     "brax": (1.0, 60),  # pushed to one side
     "craftax": (0, 1),  # without health
     "jumanji": (0, 12),  # into the wall
+    "navix": (None, 80),  # the goal, by chance
     "pgx": (3, 7),  # an illegal move in a full column, or a lost game
     "playground": (np.nan, 1),  # a simulation that has become NaN
     "xminigrid": (None, 80),  # the goal, by chance
@@ -307,7 +313,7 @@ def test_an_end_is_terminated_and_not_truncated(suite):
         rewards += list(np.asarray(reward)[np.asarray(terminated)])
         assert (np.asarray(state.time)[np.asarray(terminated)] == 0).all()
     assert ended.all() if action is not None else ended.any()
-    if suite == "xminigrid":
+    if suite in ("navix", "xminigrid"):
         assert min(rewards) > 0.5
 
 
@@ -391,6 +397,7 @@ def test_images_reach_the_convolution_and_dqn():
         total_timesteps=64,
         buffer_size=64,
         learning_starts=16,
+        log_frequency=1,
         batch_size=8,
     )
     _, metrics = jax.jit(dqn.make_train(config))(jax.random.key(0))
