@@ -203,13 +203,22 @@ class Convolution(nn.Module):
         return nn.relu(filters(jnp.concatenate(patches, axis=-1))).reshape(*obs.shape[:-1], -1)
 
 
+def only_legal(values, obs, num_masked):
+    """Values of actions (..., A), -inf where illegal: where the last num_masked entries of obs are 0 and not 1."""
+    if not num_masked:
+        return values
+    legal = obs[..., -num_masked:] > 0
+    return jnp.where(legal | ~legal.any(axis=-1, keepdims=True), values, -jnp.inf)  # where none is, nothing is chosen
+
+
 class QNetwork(nn.Module):
-    """(..., D) -> (..., A), the expected discounted return of each action."""
+    """(..., D) -> (..., A), the expected discounted return of each action; -inf for illegal ones."""
 
     num_actions: int
     hidden_size: int
     last_hidden_size: int
     image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
+    num_masked: int = 0  # last entries of an observation, which say what is legal
 
     @nn.compact
     def __call__(self, obs):
@@ -219,14 +228,15 @@ class QNetwork(nn.Module):
         x = nn.relu(nn.Dense(self.last_hidden_size)(x))
         # A dense layer whose weights are stored as (outputs, inputs): on a CPU 6 % more env steps/s
         shape, init = (self.num_actions, self.last_hidden_size), lecun_normal(in_axis=1, out_axis=0)
-        return nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x)
+        return only_legal(nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x), obs, self.num_masked)
 
 
 def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
     shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
     image = {"mlp": None, "cnn": shape}[config.network]
-    return QNetwork(env.action_space(env_params).n, config.hidden_size, config.last_hidden_size, image)
+    num_actions, num_masked = env.action_space(env_params).n, getattr(env, "num_masked", 0)
+    return QNetwork(num_actions, config.hidden_size, config.last_hidden_size, image, num_masked)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
@@ -280,6 +290,8 @@ def make_policy(config, network_fn=make_network):
         explore_key, action_key = jax.random.split(key)
         q = network.apply(state.params, obs)
         best, random = jnp.argmax(q, axis=-1), jax.random.randint(action_key, obs.shape[:-1], 0, q.shape[-1])
+        if getattr(network, "num_masked", 0):
+            random = jax.random.categorical(action_key, jnp.where(jnp.isinf(q), q, 0.0))  # among the legal ones
         explore = jax.random.uniform(explore_key, obs.shape[:-1]) < linear_epsilon(state.env_steps, config)
         return carry, jnp.where(explore & ~jnp.bool_(greedy), random, best)
 
@@ -434,8 +446,12 @@ def make_env(env_id, changes=""):
         raise ValueError(
             f"env_id {env_id!r} has continuous actions, over which Q has no maximum to look up: use ppo.py for it"
         )
+    if hasattr(action_space, "num_categories"):
+        raise ValueError(f"env_id {env_id!r} acts in {action_space}, and Q is of one choice: use ppo.py or ppo_rnn.py")
     if not isinstance(action_space, spaces.Discrete):
-        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
+        raise ValueError(
+            f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete, MultiDiscrete or Box only"
+        )
     return LogWrapper(FlattenObservationWrapper(env)), env_params
 
 

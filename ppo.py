@@ -234,17 +234,37 @@ class Convolution(nn.Module):
         return nn.relu(filters(jnp.concatenate(patches, axis=-1))).reshape(*obs.shape[:-1], -1)
 
 
+def product_of_categoricals(output, num_categories):
+    """A distribution over A choices at once, (..., A), the i-th of num_categories[i], from output (..., A * the most).
+
+    The choices are independent, so log_prob and entropy (...) are sums over them.
+    """
+    logits = output.reshape(*output.shape[:-1], len(num_categories), max(num_categories))
+    exists = jnp.arange(max(num_categories)) < jnp.array(num_categories)[:, None]
+    return distrax.Independent(distrax.Categorical(logits=jnp.where(exists, logits, -jnp.inf)), 1)
+
+
+def only_legal(values, obs, num_masked):
+    """Values of actions (..., A), -inf where illegal: where the last num_masked entries of obs are 0 and not 1."""
+    if not num_masked:
+        return values
+    legal = obs[..., -num_masked:] > 0
+    return jnp.where(legal | ~legal.any(axis=-1, keepdims=True), values, -jnp.inf)  # where none is, nothing is chosen
+
+
 class ActorCritic(nn.Module):
     """An actor and a critic that share nothing (G13; advised by Andrychowicz et al. 2021, arXiv:2006.05990)."""
 
-    action_space: spaces.Discrete | spaces.Box
+    action_space: Any  # Discrete, a Box, or MultiDiscrete: several choices at once
     hidden_size: int
     activation: str
     image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
+    num_masked: int = 0  # last entries of an observation, which say what is legal
 
     def setup(self):
-        discrete = isinstance(self.action_space, spaces.Discrete)
-        action_dim = self.action_space.n if discrete else math.prod(self.action_space.shape)
+        space, discrete = self.action_space, not isinstance(self.action_space, spaces.Box)
+        choices = getattr(space, "num_categories", None)  # of MultiDiscrete
+        action_dim = len(choices) * max(choices) if choices else space.n if discrete else math.prod(space.shape)
         # Orthogonal weights and zero biases; a small last gain keeps the first policy near uniform (G2)
         self.actor = nn.Sequential([*self.hidden_layers(), self.head(action_dim, 0.01)])
         self.critic = nn.Sequential([*self.hidden_layers(), self.head(1, 1.0)])
@@ -263,10 +283,14 @@ class ActorCritic(nn.Module):
     def __call__(self, obs):
         """obs (..., D) -> the policy, a distribution over actions, and the value (...).
 
-        The policy is Categorical, or a diagonal Gaussian whose std does not depend on the observation (C1 to C3).
+        The policy is Categorical, a product of these where there are several choices at once, or a diagonal Gaussian
+        whose std does not depend on the observation (C1 to C3).
         """
         output, value = self.actor(obs), self.critic(obs).squeeze(-1)
+        if hasattr(self.action_space, "num_categories"):
+            return product_of_categoricals(output, self.action_space.num_categories), value
         if self.log_std is None:
+            output = only_legal(output, obs, self.num_masked)
             return distrax.Categorical(logits=output), value
         return distrax.MultivariateNormalDiag(output, jnp.broadcast_to(jnp.exp(self.log_std), output.shape)), value
 
@@ -275,7 +299,8 @@ def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
     shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
     image = {"mlp": None, "cnn": shape}[config.network]
-    return ActorCritic(env.action_space(env_params), config.hidden_size, config.activation, image)
+    num_masked = getattr(env, "num_masked", 0)
+    return ActorCritic(env.action_space(env_params), config.hidden_size, config.activation, image, num_masked)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
@@ -284,7 +309,7 @@ class TrainState(NamedTuple):
 
     params: Any
     opt_state: Any
-    obs_stats: RunningStats  # of observations, (D,); used and updated if normalize_obs
+    obs_stats: RunningStats  # of observations, (D,) less a mask; used and updated if normalize_obs
     return_stats: RunningStats  # of discounted sums of rewards, (); used and updated if scale_reward
     discounted_sum: jax.Array  # (N,), of rewards of the episode under way
     env_state: Any
@@ -326,9 +351,11 @@ def make_policy(config, network_fn=make_network):
 
 
 def preprocess(config, obs_stats, obs):
-    """What the network sees of observations (..., D)."""
-    obs = obs.astype(jnp.float32)
-    return normalize(obs, obs_stats) if config.normalize_obs else obs
+    """What the network sees of observations (..., D). A mask at their end has no statistics and stays as it is."""
+    obs, size = obs.astype(jnp.float32), len(obs_stats.mean)
+    if not config.normalize_obs:
+        return obs
+    return jnp.concatenate([normalize(obs[..., :size], obs_stats), obs[..., size:]], axis=-1)
 
 
 def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
@@ -360,7 +387,7 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
         return TrainState(
             params=params,
             opt_state=optimizer.init(params),
-            obs_stats=init_stats(obs.shape[1:]),
+            obs_stats=init_stats((obs.shape[1] - getattr(env, "num_masked", 0),)),
             return_stats=init_stats(()),
             discounted_sum=jnp.zeros(config.num_envs),
             env_state=env_state,
@@ -436,7 +463,7 @@ def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
         metrics = jax.tree.map(jnp.mean, metrics)  # over epochs and minibatches
 
         if config.normalize_obs:  # for the next rollout: within an update, acting and learning see the same numbers
-            flat_obs = rollout.obs.reshape(config.steps_per_update, -1)
+            flat_obs = rollout.obs.reshape(config.steps_per_update, -1)[:, : len(state.obs_stats.mean)]
             state = state._replace(obs_stats=update_stats(state.obs_stats, flat_obs))
         state = state._replace(
             params=params,
@@ -482,7 +509,7 @@ class ClipActionWrapper(GymnaxWrapper):
 def make_env(env_id, changes=""):
     """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`.
 
-    changes: to env_params, as in Config. Raises ValueError where the actions are neither Discrete nor a Box.
+    changes: to env_params, as in Config. Raises ValueError for actions not Discrete, MultiDiscrete or a Box.
     """
     with jax.ensure_compile_time_eval():  # the cache must not keep a tracer where the first call is inside a jit
         env, env_params = gymnax.make(env_id)
@@ -490,8 +517,10 @@ def make_env(env_id, changes=""):
         name, kind = name.strip(), type(getattr(env_params, name.strip()))
         env_params = replace(env_params, **{name: kind(ast.literal_eval(text.strip().capitalize()))})  # "true" is True
     action_space = env.action_space(env_params)
-    if not isinstance(action_space, (spaces.Discrete, spaces.Box)):
-        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
+    if not (isinstance(action_space, (spaces.Discrete, spaces.Box)) or hasattr(action_space, "num_categories")):
+        raise ValueError(
+            f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete, MultiDiscrete or Box only"
+        )
     env = ClipActionWrapper(env) if isinstance(action_space, spaces.Box) else env
     return LogWrapper(FlattenObservationWrapper(env)), env_params
 

@@ -268,18 +268,29 @@ class Memory(nn.Module):
         return CELLS[self.cell](carry, embedded, output_of(carry) @ kernel + bias + added)
 
 
+def product_of_categoricals(output, num_categories):
+    """A distribution over A choices at once, (..., A), the i-th of num_categories[i], from output (..., A * the most).
+
+    The choices are independent, so log_prob and entropy (...) are sums over them.
+    """
+    logits = output.reshape(*output.shape[:-1], len(num_categories), max(num_categories))
+    exists = jnp.arange(max(num_categories)) < jnp.array(num_categories)[:, None]
+    return distrax.Independent(distrax.Categorical(logits=jnp.where(exists, logits, -jnp.inf)), 1)
+
+
 class RecurrentActorCritic(nn.Module):
     """Embedding, memory, and an actor and a critic that both read the memory."""
 
-    action_space: spaces.Discrete | spaces.Box
+    action_space: Any  # Discrete, a Box, or MultiDiscrete: several choices at once
     embedding_size: int
     cell: str
     hidden_size: int
     activation: str
 
     def setup(self):
-        discrete = isinstance(self.action_space, spaces.Discrete)
-        action_dim = self.action_space.n if discrete else math.prod(self.action_space.shape)
+        space, discrete = self.action_space, not isinstance(self.action_space, spaces.Box)
+        choices = getattr(space, "num_categories", None)  # of MultiDiscrete
+        action_dim = len(choices) * max(choices) if choices else space.n if discrete else math.prod(space.shape)
         self.nonlinear = {"tanh": nn.tanh, "relu": nn.relu}[self.activation]
         self.embedding = self.dense(self.embedding_size, math.sqrt(2))
         self.input_gates = nn.Dense(GATES[self.cell] * self.hidden_size)
@@ -306,9 +317,12 @@ class RecurrentActorCritic(nn.Module):
     def heads(self, carry):
         """carry (..., H) -> the policy, a distribution over actions, and the value (...).
 
-        The policy is Categorical, or a diagonal Gaussian whose std does not depend on the observation (C1 to C3).
+        The policy is Categorical, a product of these where there are several choices at once, or a diagonal Gaussian
+        whose std does not depend on the observation (C1 to C3).
         """
         output, value = self.actor(output_of(carry)), self.critic(output_of(carry)).squeeze(-1)
+        if hasattr(self.action_space, "num_categories"):
+            return product_of_categoricals(output, self.action_space.num_categories), value
         if self.log_std is None:
             return distrax.Categorical(logits=output), value
         return distrax.MultivariateNormalDiag(output, jnp.broadcast_to(jnp.exp(self.log_std), output.shape)), value
@@ -431,9 +445,11 @@ def make_policy(config, network_fn=make_network):
 
 
 def preprocess(config, obs_stats, obs):
-    """What the network sees of observations (..., D)."""
-    obs = obs.astype(jnp.float32)
-    return normalize(obs, obs_stats) if config.normalize_obs else obs
+    """What the network sees of observations (..., D). A mask at their end has no statistics and stays as it is."""
+    obs, size = obs.astype(jnp.float32), len(obs_stats.mean)
+    if not config.normalize_obs:
+        return obs
+    return jnp.concatenate([normalize(obs[..., :size], obs_stats), obs[..., size:]], axis=-1)
 
 
 def make_train(config, loss_fn=ppo_loss, network_fn=make_network):
@@ -594,7 +610,7 @@ class ClipActionWrapper(GymnaxWrapper):
 def make_env(env_id, changes=""):
     """Returns (env, env_params) with observations flattened to (D,) and episode returns logged in `info`.
 
-    changes: to env_params, as in Config. Raises ValueError where the actions are neither Discrete nor a Box.
+    changes: to env_params, as in Config. Raises ValueError for actions not Discrete, MultiDiscrete or a Box.
     """
     with jax.ensure_compile_time_eval():  # the cache must not keep a tracer where the first call is inside a jit
         env, env_params = gymnax.make(env_id)
@@ -602,8 +618,10 @@ def make_env(env_id, changes=""):
         name, kind = name.strip(), type(getattr(env_params, name.strip()))
         env_params = replace(env_params, **{name: kind(ast.literal_eval(text.strip().capitalize()))})  # "true" is True
     action_space = env.action_space(env_params)
-    if not isinstance(action_space, (spaces.Discrete, spaces.Box)):
-        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
+    if not (isinstance(action_space, (spaces.Discrete, spaces.Box)) or hasattr(action_space, "num_categories")):
+        raise ValueError(
+            f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete, MultiDiscrete or Box only"
+        )
     env = ClipActionWrapper(env) if isinstance(action_space, spaces.Box) else env
     return LogWrapper(FlattenObservationWrapper(env)), env_params
 

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax import struct
 from gymnax.environments import environment, spaces
 
+from environments.spaces import MultiDiscrete
+
 
 @struct.dataclass
 class State(environment.EnvState):
@@ -94,6 +96,44 @@ class MatchCue(SeesCue):
         return jnp.where(action == (state.cue > 0), 1.0, -1.0)
 
 
+class TwoChoices(SeesCue):
+    """One step, two choices of 2 and 3 at once: 1 for each that is right, else 0. The best return is 2.
+
+    Right are 1 and 2 where the cue is 1, and 0 and 0 where it is -1.
+    """
+
+    def reward(self, state, action):
+        right = jnp.where(state.cue > 0, jnp.array([1, 2]), jnp.array([0, 0]))
+        return (action == right).astype(jnp.float32).sum()
+
+    def action_space(self, params=None):
+        return MultiDiscrete([2, 3])
+
+
+class Masked(Probe):
+    """Five steps, three actions: 0 and 1 are legal where the cue is 1, else 1 and 2. An illegal one brings 100.
+
+    Of the legal ones, 1 brings 0 and the other brings 1: the best return without an illegal action is 5.
+    Observation: the cue, then the mask.
+    """
+
+    num_masked = 3
+
+    def reward(self, state, action):
+        legal = self.get_obs(state)[1:][action] > 0
+        return jnp.where(legal, jnp.float32(action != 1), 100.0)
+
+    def get_obs(self, state, params=None, key=None):
+        mask = jnp.where(state.cue > 0, jnp.array([1, 1, 0]), jnp.array([0, 1, 1]))
+        return jnp.concatenate([state.cue[None], mask]).astype(jnp.float32)
+
+    def action_space(self, params=None):
+        return spaces.Discrete(3)
+
+    def observation_space(self, params=None):
+        return spaces.Box(-1.0, 1.0, (4,))
+
+
 class Target(Probe):
     """One step, continuous, reward -(action - 0.5)^2 of the clipped action: the best action is 0.5."""
 
@@ -157,7 +197,10 @@ class OddActions(Probe):
         return spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)])
 
 
-PROBES = (OddActions, Recall, Path, TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, Target, FarTarget)
+PROBES = (
+    OddActions, Recall, Path, TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, TwoChoices, Masked, Target,
+    FarTarget,
+)  # fmt: skip
 for probe in PROBES:
     if f"{probe.__name__}-probe" not in gymnax.registered_envs:
         gymnax.register(f"{probe.__name__}-probe", probe)

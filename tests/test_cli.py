@@ -68,7 +68,7 @@ EVERYWHERE = [
     ("--env-id CartPole", ["'CartPole' is not a gymnax environment", "CartPole-v1"]),
     ("--env-id breakout", ["Breakout-MinAtar"]),
     ("--env-id FrozenLake-misc", ["Discrete(16", "no script here can read"]),
-    ("--env-id OddActions-probe", ["acts in Tuple", "Discrete or Box only"]),
+    ("--env-id OddActions-probe", ["acts in Tuple", "Discrete, MultiDiscrete or Box only"]),
     ("--num-envs 0", ["num_envs must be a whole number from 1"]),
     ("--hidden-size 0", ["hidden_size must be"]),
     ("--gamma 1.01", ["gamma must be in [0, 1], not 1.01", "0.99"]),
@@ -210,7 +210,7 @@ def test_python_gets_a_value_error_where_something_else_would_be_trained():
     with pytest.raises(ValueError, match=r"has continuous actions.*use ppo.py for it"):
         dqn.make_train(dqn.Config("Pendulum-v1"))
     for script in SCRIPTS.values():
-        with pytest.raises(ValueError, match=r"acts in Tuple.*Discrete or Box only"):
+        with pytest.raises(ValueError, match=r"acts in Tuple.*Discrete, MultiDiscrete or Box only"):
             script.make_train(script.Config("OddActions-probe"))
     assert ppo.Config(num_envs=np.int64(4), lr=jnp.float32(1e-3), gamma=1).num_updates == 976
 

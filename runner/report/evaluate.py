@@ -138,7 +138,7 @@ def check_spaces(plan, changes):
             env, env_params = plan.script.make_env(config.env_id, config.env_params)
             action = env.action_space(env_params)
             shape = tuple(int(n) for n in env.observation_space(env_params).shape)
-            spaces.append((shape, getattr(action, "n", None), action.shape))
+            spaces.append((shape, getattr(action, "n", getattr(action, "num_categories", None)), action.shape))
         if spaces[0] != spaces[1]:
             raise UsageError(
                 f"--evaluate {plan.run_dir}: its policies take observations of shape {spaces[0][0]} and give"
