@@ -42,22 +42,29 @@ def make(name):
 class Jumanji(Adapter):
     """`inner` is Jumanji's state. Actions of several parts are one choice among all combinations, the last part first.
 
-    An illegal action does what Jumanji does: it often ends the episode. Legal ones are part of the observation.
+    The last num_masked entries of an observation say which actions are legal. An illegal one does what Jumanji does: it
+    often ends the episode.
     """
 
     def __init__(self, env, parts):
         self.env, self.parts, self.max_steps = env, parts, getattr(env, "time_limit", NO_LIMIT)
         env.time_limit = 2**31 - 1  # its own would look like an end
+        mask = getattr(jax.eval_shape(env.reset, jax.random.key(0))[1].observation, "action_mask", None)
+        self.num_masked = math.prod(parts) if mask is not None and mask.shape == parts else 0  # not for each part alone
 
     def begin(self, key, params):
         inner, timestep = self.env.reset(key)
-        return timestep.observation, inner
+        return self.seen(timestep.observation), inner
+
+    def seen(self, obs):
+        """The observation, with its mask behind all else."""
+        return (obs._replace(action_mask=None), obs.action_mask.ravel()) if self.num_masked else obs
 
     def go_on(self, key, inner, action, params):
         if self.env.action_spec.shape:
             action = jnp.stack(jnp.unravel_index(action, self.parts))
         inner, timestep = self.env.step(inner, action)
-        return timestep.observation, inner, timestep.reward, timestep.last()
+        return self.seen(timestep.observation), inner, timestep.reward, timestep.last()
 
     def action_space(self, params=None):
         return spaces.Discrete(math.prod(self.parts))

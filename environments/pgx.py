@@ -26,11 +26,12 @@ def make(name):
 class Pgx(Adapter):
     """We are player 0; the others play random legal moves until it is our turn again. `inner` is Pgx's state.
 
-    An illegal move ends the game at once and loses it, as in Pgx.
+    The last num_masked entries of an observation say which moves are legal. An illegal one loses the game at once.
     """
 
     def __init__(self, env):
         self.env = env
+        self.num_masked = 0 if env.id in MINATAR else env.num_actions  # all actions are legal in MinAtar
         # MinAtar's games as gymnax has them: freeway ends by the time alone, the others may go on for ever
         self.timed = env.id == "minatar-freeway"
         self.max_steps = 2500 if self.timed else 1000 if env.id in MINATAR else NO_LIMIT
@@ -38,14 +39,18 @@ class Pgx(Adapter):
     def begin(self, key, params):
         key, start_key = jax.random.split(key)
         inner, _ = self.others_play(key, self.env.init(start_key))
-        return inner.observation, inner
+        return self.seen(inner), inner
+
+    def seen(self, inner):
+        """The observation, with the mask of legal actions behind it where there are illegal ones."""
+        return (inner.observation, inner.legal_action_mask) if self.num_masked else inner.observation
 
     def go_on(self, key, inner, action, params):
         step_key, others_key = jax.random.split(key)
         inner = self.env.step(inner, action, step_key)
         inner, others_reward = self.others_play(others_key, inner)
         reward = inner.rewards[0]
-        return inner.observation, inner, reward + others_reward, inner.terminated & (not self.timed)
+        return self.seen(inner), inner, reward + others_reward, inner.terminated & (not self.timed)
 
     def others_play(self, key, inner):
         """The state when it is our turn or the game is over, and the rewards that we got before the last of them."""
