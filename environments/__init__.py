@@ -1,6 +1,7 @@
 """Environments beside gymnax's own. Importing this registers them with gymnax, for every script's --env-id.
 
 Those of other suites are called SUITE/NAME, and a suite is imported when one of its environments is made, not before.
+`check(env)`, or `python -m environments check FILE.py:NAME`, finds what is wrong with an environment before training.
 """
 
 import functools
@@ -8,6 +9,7 @@ import functools
 import gymnax
 
 from environments import adapter, brax, craftax, jumanji, navix, pgx, playground, xminigrid
+from environments.checking import check as check
 from environments.position_only_cartpole import PositionOnlyCartPole
 
 SUITES = {suite.SUITE: suite for suite in (brax, craftax, jumanji, navix, pgx, playground, xminigrid)}

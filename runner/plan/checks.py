@@ -15,7 +15,7 @@ import numpy as np
 from gymnax.environments import spaces
 
 from environments.adapter import Unavailable
-from environments.check import findings
+from environments.tracing import findings
 from runner.plan.errors import UsageError
 
 LARGEST = float(np.finfo(np.float32).max)  # what JAX's floats can hold

@@ -1,6 +1,7 @@
 """What is wrong with an environment, found without running it: its reset and step are traced, nothing is computed."""
 
 import jax
+import jax.numpy as jnp
 
 EXPECTED = "(obs, state, reward, terminated, truncated, info)"
 
@@ -36,8 +37,24 @@ def traced(name, function, *args):
     try:
         return jax.eval_shape(function, *args), None
     except Exception as error:  # whatever the user's code raises
-        text = str(error).strip().splitlines()
-        return None, f"{name} fails: {type(error).__name__}{': ' + text[0][:160] if text else ''}"
+        return None, f"{name} fails: {told(error)}"
+
+
+HINTS = {  # what to change for errors that JAX raises while a program is traced
+    "TracerBoolConversionError": "a Python if, while, and, or on an array: use jnp.where or jax.lax.cond",
+    "TracerArrayConversionError": "NumPy on an array of JAX: use jax.numpy",
+    "TracerIntegerConversionError": "an array where a Python number is needed: index with jnp, or use jax.lax",
+    "ConcretizationTypeError": "an array where a Python number is needed: leave int(), float() and range() out",
+    "UnexpectedTracerError": "a value of an earlier call was kept, on self or in a global: put it in the state",
+}
+
+
+def told(error):
+    """One line of an error, with what to change where it is known."""
+    name, text = type(error).__name__, str(error).strip().splitlines()
+    if name in HINTS:
+        return f"{name}: {HINTS[name]}"
+    return f"{name}{': ' + text[0][:160] if text else ''}"
 
 
 def step_findings(obs, state, step):
@@ -51,6 +68,9 @@ def step_findings(obs, state, step):
     for name, x in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
         if getattr(x, "shape", ()) != ():
             found.append(f"step gives a {name} of shape {x.shape}, and must give one number per environment")
+    for name, x in (("terminated", terminated), ("truncated", truncated)):
+        if getattr(x, "dtype", jnp.dtype(bool)) != jnp.dtype(bool):
+            found.append(f"{name} is {x.dtype}, and must be bool: give a comparison, or {name}.astype(bool)")
     if "final_observation" not in info:
         found.append("step's info has no final_observation: inherit from gymnax's Environment, and write step_env")
     return found
