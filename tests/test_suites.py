@@ -18,8 +18,8 @@ import dqn
 import environments
 import ppo
 from environments import adapter
-from environments.check import findings
 from environments.rendering import renderer
+from environments.tracing import findings
 from runner.loop import checkpoint
 from runner.plan import checks
 from runner.plan.errors import UsageError
