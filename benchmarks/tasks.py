@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs"
 sys.path.insert(0, str(ROOT))
 from runner.loop.record import replacing
+from runner.plan.sweeps import flag_name
 from runner.plan.tuned import TUNED
 
 SMALL = (
@@ -142,7 +143,7 @@ def flags(settings):
     """Settings as words of a command line."""
     words = []
     for name, value in settings.items():
-        flag = name.replace("_", "-")
+        flag = flag_name(name)
         words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return words
 

@@ -25,7 +25,7 @@ AT_LEAST_ONE = {
     "last_hidden_size", "buffer_size", "learning_starts", "train_frequency", "batch_size", "n_step",
     "target_network_frequency", "log_frequency", "loss_hidden_size", "population", "generations", "seeds_per_candidate",
 }  # fmt: skip
-SHARES = {"gamma", "gae_lambda", "tau", "start_e", "end_e", "exploration_fraction"}  # from 0 to 1
+SHARES = {"gamma", "gae_lambda", "lambda_", "tau", "start_e", "end_e", "exploration_fraction"}  # from 0 to 1
 NOT_NEGATIVE = {"lr", "clip_eps", "ent_coef", "vf_coef", "max_grad_norm"}
 POSITIVE = {"std_init", "std_decay", "es_lr", "es_lr_decay"}
 

@@ -20,7 +20,7 @@ from runner.plan.errors import UsageError, require
 from runner.plan.imports import import_files, imported_words
 from runner.plan.members import make_batches, make_members
 from runner.plan.script import PROCESSES, Plan, Record
-from runner.plan.sweeps import merged_env_params, parse_float, parse_int, parse_sweep
+from runner.plan.sweeps import field_name, flag_name, merged_env_params, parse_float, parse_int, parse_sweep
 
 # Settings that may differ between a run and its resumption: they touch neither training nor metrics.csv
 FREE_OPTIONS = ("resume", "track", "checkpoint_every", "compile_cache", *PROCESSES)
@@ -176,7 +176,7 @@ def read_arguments(program, description, argv, **defaults):
             raise UsageError(no_such_flag(word.split("=")[0], flags))
 
     switches = {f.name for _, kind, _ in fields for f in dataclasses.fields(kind) if f.type is bool}
-    words = [as_switch(word, switches) for word in argv]
+    words = [as_field(as_switch(word, switches)) for word in argv]
 
     def read():
         with registry:
@@ -207,6 +207,12 @@ def as_switch(word, switches):
     return flag if text.lower() == "true" else f"--no-{flag[2:]}"
 
 
+def as_field(word):
+    """--lambda is --lambda_ to tyro."""
+    flag, equals, text = word.partition("=")
+    return f"--{field_name(flag)}{equals}{text}" if flag.startswith("--") and field_name(flag).endswith("_") else word
+
+
 def one_line(box, names):
     """The message in tyro's box; for a wrong flag, the nearest among the fields' names."""
     text = " ".join(box.translate(dict.fromkeys(map(ord, "│╭╮╰╯"), " ")).split())
@@ -235,12 +241,13 @@ ALIASES = {
     "capture-video": "gif", "render": "gif", "seeds": "num-seeds", "n-seeds": "num-seeds", "exp-name": "run-dir",
     "output": "run-dir", "log-dir": "run-dir", "wandb": "track", "wandb-project-name": "track", "load": "init-from",
     "checkpoint": "resume", "pop-size": "population", "popsize": "population", "num-generations": "generations",
+    "q-lambda": "lambda", "td-lambda": "lambda",
 }  # fmt: skip
 
 
 def no_such_flag(flag, names):
     """A line that names the flag meant: by what other projects call it, else the nearest; none where none is near."""
-    flags, typed = [name.replace("_", "-") for name in names], flag.lstrip("-").replace("_", "-").lower()
+    flags, typed = [flag_name(name) for name in names], flag.lstrip("-").replace("_", "-").lower()
     near = [ALIASES[typed]] if ALIASES.get(typed) in flags else []
     near = near or difflib.get_close_matches(typed.removeprefix("no-"), flags, n=1, cutoff=0.7)
     return f"there is no flag {flag}" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
@@ -312,5 +319,5 @@ def refuse_changes(record, config, options, free, goes_on, instead):
     for name, value in now.items():
         was = before[name]
         if value != was and name not in free:
-            flag = name.replace("_", "-")
+            flag = flag_name(name)
             raise UsageError(f"{goes_on} {flag} = {was}, not {value}: drop --{flag}, or {instead}")

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import itertools
+import keyword
 import math
 import typing
 
@@ -11,6 +12,17 @@ import numpy as np
 from runner.plan.errors import UsageError
 
 MOST_DRAWN = 100_000  # random values per field; more is a slip of the keyboard
+
+
+def field_name(flag):
+    """The field that a flag sets. A word of Python's own can't be one: the field of --lambda is lambda_."""
+    name = flag.lstrip("-").replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def flag_name(field):
+    """How a field is typed, without the dashes before it."""
+    return field.rstrip("_").replace("_", "-")
 
 
 def parse_sweep(items, config_class, seed):
@@ -56,7 +68,7 @@ def merged_env_params(base, changes):
 
 def parse_assignment(assignment, types, rng):
     name, equals, text = assignment.partition("=")
-    name = name.lstrip("-").replace("-", "_")
+    name = field_name(name)
     if not equals:
         raise UsageError(f'--sweep {assignment!r} names no values: write for example --sweep "lr=1e-4,3e-4"')
     if name == "env_id":

@@ -15,6 +15,7 @@ from runner.loop.saved import final_state
 from runner.plan.checks import LARGEST_INT
 from runner.plan.command_line import settable
 from runner.plan.members import env_name, show
+from runner.plan.sweeps import flag_name
 from runner.report import plots
 from runner.report.render import render
 from runner.report.stats import describe
@@ -170,7 +171,7 @@ def rerun_command(plan, point):
     config, defaults = dataclasses.replace(plan.config, **plan.points[point]), plan.script.Config()
     words = ["python", plan.script.path.name, *(["--import", *plan.options.imports] if plan.options.imports else [])]
     for name, value in settable(config).items():
-        flag = name.replace("_", "-")
+        flag = flag_name(name)
         if value == getattr(defaults, name):
             continue
         if isinstance(value, bool):
