@@ -16,7 +16,7 @@ from tasks import PLAYS
 
 from runner.report.plots import draw_band, finish_curves, plt, save
 
-COLORS = {"ppo": "tab:blue", "dqn": "tab:orange", "ppo_rnn": "tab:green"}
+COLORS = {"ppo": "tab:blue", "dqn": "tab:orange", "pqn": "tab:red", "ppo_rnn": "tab:green"}
 MOST_COLUMNS = 4
 
 

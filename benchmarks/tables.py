@@ -37,6 +37,8 @@ REFERENCES = {
     ("ppo", "Acrobot-v1"): "−86.36 ± 1.32",
     ("dqn", "CartPole-v1"): "488.69 ± 16.11",
     ("dqn", "Acrobot-v1"): "−91.54 ± 7.20",
+    ("pqn", "CartPole-v1"): "495.13 ± 6.89",
+    ("pqn", "Acrobot-v1"): "−95.63 ± 5.73",
     ("ppo", "Breakout-MinAtar"): "40 to 50",
     ("ppo", "SpaceInvaders-MinAtar"): "167 to 170",
     ("ppo", "Asterix-MinAtar"): "15",

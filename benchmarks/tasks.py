@@ -27,7 +27,12 @@ SMALL = (
 )
 CONTINUOUS = ("Pendulum-v1", "MountainCarContinuous-v0", "Reacher-misc")
 MINATAR = tuple(f"{game}-MinAtar" for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders", "Seaquest"))
-PLAYS = {"ppo": SMALL + CONTINUOUS + MINATAR, "dqn": SMALL + MINATAR, "ppo_rnn": SMALL + CONTINUOUS + MINATAR}
+PLAYS = {
+    "ppo": SMALL + CONTINUOUS + MINATAR,
+    "dqn": SMALL + MINATAR,
+    "pqn": SMALL + MINATAR,
+    "ppo_rnn": SMALL + CONTINUOUS + MINATAR,
+}
 
 # What the search starts from: settings that it does not vary. {} are the script's defaults.
 NORMALIZED = {"normalize_obs": True, "scale_reward": True}
@@ -60,6 +65,8 @@ BASE = {
             "n_step": 3,
         },
     },
+    # In MinAtar as many environments as the paper has there
+    "pqn": {"small": {}, "minatar": {"total_timesteps": 10_000_000, "num_envs": 128, "exploration_fraction": 0.1}},
 }
 SPARSE = {"MountainCar-v0": NORMALIZED}  # its reward says nothing before the goal: PPO needs values near 1
 
@@ -80,6 +87,13 @@ SPACE = {
         "end_e": ("log", 5e-3, 1e-1),
         "exploration_fraction": ("lin", 0.05, 0.6),
         "n_step": (1, 3),
+    },
+    "pqn": {
+        "lr": ("log", 1e-4, 5e-3),
+        "gamma": ("below_one", 3e-3, 1e-1),
+        "lambda_": ("below_one", 3e-2, 9e-1),
+        "end_e": ("log", 5e-3, 1e-1),
+        "exploration_fraction": ("lin", 0.05, 0.6),
     },
 }
 POINTS = 8  # of which the first is the start itself
@@ -102,7 +116,7 @@ def group(env_id):
 def base(script, env_id):
     """The settings that a search starts from."""
     settings = dict(BASE[script][group(env_id)])
-    if script != "dqn":
+    if script in ("ppo", "ppo_rnn"):
         settings |= SPARSE.get(env_id, {})
     return settings
 
@@ -110,7 +124,7 @@ def base(script, env_id):
 def budget(script, env_id):
     """The same for every environment of a group; smaller where a step costs more."""
     if group(env_id) == "minatar":
-        return Budget(seeds=2, steps={"ppo": 1_000_000, "ppo_rnn": 500_000, "dqn": 300_000}[script])
+        return Budget(seeds=2, steps={"ppo": 1_000_000, "ppo_rnn": 500_000, "dqn": 300_000, "pqn": 1_000_000}[script])
     return Budget(seeds=2 if script == "ppo_rnn" else 4, steps=500_000)
 
 

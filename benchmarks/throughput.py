@@ -151,7 +151,7 @@ def replace_rows(path, new, key=("command",)):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scripts", nargs="+", default=["ppo", "ppo_rnn", "dqn"])
+    parser.add_argument("--scripts", nargs="+", default=["ppo", "ppo_rnn", "dqn", "pqn"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 16, 128])
     parser.add_argument("--env-id", default="CartPole-v1")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "throughput.csv")

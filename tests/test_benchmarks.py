@@ -29,6 +29,7 @@ from jax.flatten_util import ravel_pytree
 import dqn
 import ppo
 import ppo_rnn
+import pqn
 from runner.plan.command_line import make_plan
 from runner.plan.errors import UsageError
 from runner.plan.script import Script
@@ -36,7 +37,7 @@ from runner.plan.tuned import TUNED, tuned_settings
 from runner.policies import Policies
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn}
+SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn, "pqn": pqn}
 LINES = [(name, env_id) for name, lines in tomllib.loads(TUNED.read_text()).items() for env_id in lines]
 
 

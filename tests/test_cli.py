@@ -23,6 +23,7 @@ from gymnax.environments import spaces
 import dqn
 import ppo
 import ppo_rnn
+import pqn
 from runner import main
 from runner.loop import record, run
 from runner.loop.checkpoint import Checkpoints
@@ -176,8 +177,19 @@ OWN = {
         ("--double-dq", ["did you mean --double-dqn?"]),
         ("--sweep n_step=1,2.5", ["'2.5' is not a whole number"]),
     ],
+    "pqn": [
+        ("--env-id Pendulum-v1", ["'Pendulum-v1' has continuous actions", "use ppo.py"]),
+        ("--num-minibatches 3", ["can't be cut into num_minibatches = 3", "use num_minibatches = 2"]),
+        ("--total-timesteps 100", ["less than one update", "use at least"]),
+        ("--lambda 1.5", ["lambda_ must be in [0, 1], not 1.5"]),
+        ("--q-lambda 0.5", ["there is no flag --q-lambda; did you mean --lambda?"]),
+        ("--sweep lambda=0.5,2", ["lambda_ must be in [0, 1], not 2.0"]),
+        ("--layer-norms", ["did you mean --layer-norm?"]),
+        ("--max-grad-norm 0", ["use a large one"]),
+        ("--network cnn --env-id DeepSea-bsuite", ["needs images", "(8, 8)"]),
+    ],
 }
-SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn}
+SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn, "pqn": pqn}
 BAD = [(name, *row) for name in SCRIPTS for row in (*EVERYWHERE, *OWN[name])]
 
 
@@ -204,6 +216,9 @@ def test_python_gets_a_value_error_where_something_else_would_be_trained():
         (dqn, {"buffer_size": 9}, "can't hold one collection"),
         (dqn, {"n_step": 20_000}, "use n_step = 10000 or less"),
         (dqn, {"total_timesteps": 10_000}, "use at least 11000"),
+        (pqn, {"num_minibatches": 3}, "use num_minibatches = 2"),
+        (pqn, {"num_minibatches": 2**30}, "use num_minibatches = "),
+        (pqn, {"total_timesteps": 100}, "use at least"),
     ):
         with pytest.raises(ValueError, match=words):
             script.Config(**changes)
@@ -610,6 +625,7 @@ OTHERS = {
     "ppo_rnn": Promise(["--env-params", "memory_length=10", "--total-timesteps", "61_440"], 30, 0.95),
     # A fifth of the default length: half-learned, far above the 22 of random actions; README has the whole run
     "dqn": Promise(["--total-timesteps", "1e5"], 90, 150.0),
+    "pqn": Promise(["--total-timesteps", "1e5"], 97, 150.0),
 }
 
 

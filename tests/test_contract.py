@@ -20,6 +20,7 @@ import environments  # noqa: F401 - registers one more
 import meta_evolve_loss as meta
 import ppo
 import ppo_rnn
+import pqn
 
 COMMON = {"episode_return", "episode_length", "episode_count", "env_steps", "grad_norm"}
 PPO_METRICS = COMMON | {
@@ -77,6 +78,18 @@ CASES = {
         ),
         COMMON | {"q_loss", "q_mean", "epsilon"},
     ),
+    "pqn": Case(
+        pqn,
+        pqn.Config(total_timesteps=2048, num_envs=4, num_steps=32, num_minibatches=4, update_epochs=2, hidden_size=8),
+        dict(
+            lr=3e-4, gamma=0.9, lambda_=0.3, start_e=0.5, end_e=0.2, exploration_fraction=0.1, max_grad_norm=0.05,
+        ),
+        dict(
+            env_id="Acrobot-v1", env_params="max_steps_in_episode=50", total_timesteps=4096, num_envs=8, num_steps=64,
+            num_minibatches=2, update_epochs=1, anneal_lr=False, layer_norm=False, hidden_size=16, network="cnn",
+        ),
+        COMMON | {"q_loss", "q_mean", "epsilon", "episode_count"},
+    ),
 }  # fmt: skip
 FLOATS = [(name, field) for name, case in CASES.items() for field in case.floats]
 STATICS = [(name, field) for name, case in CASES.items() for field in case.statics]
@@ -90,6 +103,7 @@ VARIANTS = {
     "ppo_rnn, continuous, lstm": ("ppo_rnn", CONTINUOUS | dict(cell="lstm")),
     "dqn": ("dqn", DISCRETE),
     "dqn, n_step": ("dqn", DISCRETE | dict(n_step=3, double_dqn=True)),
+    "pqn": ("pqn", DISCRETE),
 }
 VARIANTS = {
     name: CASES[script]._replace(config=replace(CASES[script].config, total_timesteps=20 * 128, **changes))
@@ -253,7 +267,7 @@ def test_vmap_over_seeds_equals_one_by_one_and_seeds_differ(name):
 
 def test_nests_in_another_jitted_program_with_a_loss_of_its_own(case):
     """What meta-evolution does: an outer loop, in one program, over a loss with a traced parameter."""
-    default = case.script.dqn_loss if case.script is dqn else case.script.ppo_loss
+    default = {dqn: dqn.dqn_loss, pqn: pqn.pqn_loss}.get(case.script, ppo.ppo_loss)
 
     def gradient(scale, key):
         def loss_fn(*args):
@@ -311,7 +325,9 @@ def test_episode_count_counts_the_ended_episodes(run):
 
 
 def test_every_parameter_is_trained(run):
-    dead = 0.5 if run.variant.script is dqn else 0.0  # share of weights that may belong to units that ReLU keeps at 0
+    dead = (
+        0.5 if run.variant.script in (dqn, pqn) else 0.0
+    )  # share of weights that may belong to units that ReLU keeps at 0
     after = dict(jax.tree_util.tree_leaves_with_path(run.end.params))
     for path, x in jax.tree_util.tree_leaves_with_path(run.start.params):
         still = (x == after[path]).mean()
@@ -344,7 +360,7 @@ def test_every_box_environment_can_be_trained_on(env_id, case):
     """Traced, not compiled: shapes, dtypes and the choice of a head; the next test runs the awkward ones."""
     env, env_params = gymnax.make(env_id)
     continuous = isinstance(env.action_space(env_params), spaces.Box)
-    if continuous and case.script is dqn:
+    if continuous and case.script in (dqn, pqn):
         with pytest.raises(ValueError, match=r"continuous actions.*use ppo\.py"):
             case.train(env_id=env_id)
         return
@@ -356,6 +372,7 @@ def test_every_box_environment_can_be_trained_on(env_id, case):
 AWKWARD = [  # int32 observations, int32 rewards, two action dimensions, three-dimensional observations
     ("ppo", "FourRooms-misc"), ("ppo", "UmbrellaChain-bsuite"), ("ppo", "Reacher-misc"), ("ppo", "Breakout-MinAtar"),
     ("ppo_rnn", "UmbrellaChain-bsuite"), ("dqn", "FourRooms-misc"), ("dqn", "UmbrellaChain-bsuite"),
+    ("pqn", "FourRooms-misc"), ("pqn", "UmbrellaChain-bsuite"),
 ]  # fmt: skip
 
 
@@ -415,6 +432,7 @@ NETWORKS = {
         spaces.Discrete(2), config.embedding_size, config.cell, config.hidden_size, config.activation
     ),
     "dqn": lambda config: DuelingQ(2),
+    "pqn": lambda config: DuelingQ(2),
 }
 
 
@@ -450,9 +468,12 @@ def test_a_value_of_a_wrong_shape_is_an_error_and_no_broadcast():
     best_alone = nn.Sequential([nn.Dense(2), lambda q: q.max(axis=-1)])  # Q of the best action, and of no other
     with pytest.raises(AssertionError, match=rf"\({config.batch_size},\), \({config.batch_size},\), \(\)"):
         dqn.make_train(config, network_fn=lambda config: best_alone)(jax.random.key(0), num_updates=1)
-    batch = dqn.Batch(jnp.zeros((16, 4)), jnp.zeros(16, jnp.int32), jnp.zeros((16, 1)))
-    with pytest.raises(AssertionError, match=r"16, 1"):
-        dqn.dqn_loss(jnp.zeros((16, 2)), batch, CASES["dqn"].config)
+    for script, loss_fn in ((dqn, dqn.dqn_loss), (pqn, pqn.pqn_loss)):
+        batch = script.Batch(jnp.zeros((16, 4)), jnp.zeros(16, jnp.int32), jnp.zeros((16, 1)))
+        with pytest.raises(AssertionError, match=r"16, 1"):
+            loss_fn(jnp.zeros((16, 2)), batch, None)
+    with pytest.raises(AssertionError, match=r"3, 2, 1"):
+        pqn.lambda_return(jnp.zeros((3, 2)), jnp.zeros((3, 2, 1)), *[jnp.zeros((3, 2))] * 2, 0.9, 0.9)
     with pytest.raises(AssertionError, match=r"3, 2, 1"):
         ppo.gae(*[jnp.zeros((3, 2))] * 2, jnp.zeros((3, 2, 1)), *[jnp.zeros((3, 2))] * 2, 0.9, 0.9)
 

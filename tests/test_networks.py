@@ -11,6 +11,7 @@ import pytest
 
 import dqn
 import ppo
+import pqn
 
 SMALL = {
     "ppo": ppo.Config("Breakout-MinAtar", total_timesteps=256, num_envs=4, num_steps=32, hidden_size=8, network="cnn"),
@@ -18,8 +19,9 @@ SMALL = {
         "Breakout-MinAtar", total_timesteps=400, learning_starts=100, log_frequency=100, buffer_size=200, batch_size=8,
         hidden_size=8, last_hidden_size=8, network="cnn",
     ),
+    "pqn": pqn.Config("Breakout-MinAtar", total_timesteps=256, num_envs=4, num_steps=32, hidden_size=8, network="cnn"),
 }  # fmt: skip
-SCRIPTS = {"ppo": ppo, "dqn": dqn}
+SCRIPTS = {"ppo": ppo, "dqn": dqn, "pqn": pqn}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -44,7 +46,9 @@ def test_every_parameter_of_a_cnn_is_trained(name):
     assert all(distance > 0 for distance in jax.tree.leaves(moved)), moved
     assert np.isfinite(metrics["grad_norm"]).all()
     kernels = [x.shape for x in jax.tree.leaves(state.params) if x.shape == (36, 16)]
-    assert len(kernels) == {"ppo": 2, "dqn": 1}[name]  # an actor and a critic that share nothing, or one network
+    assert (
+        len(kernels) == {"ppo": 2, "dqn": 1, "pqn": 1}[name]
+    )  # an actor and a critic that share nothing, or one network
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -13,6 +13,7 @@ import dqn
 import meta_evolve_loss
 import ppo
 import ppo_rnn
+import pqn
 from runner.evolution import CompareOptions, Evolution
 from runner.plan import command_line
 from runner.plan.errors import UsageError
@@ -22,7 +23,7 @@ from runner.policies import Policies
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SCALE = (ROOT / "docs/scale.md").read_text()
-TRAINING = {"ppo.py": ppo, "ppo_rnn.py": ppo_rnn, "dqn.py": dqn}
+TRAINING = {"ppo.py": ppo, "ppo_rnn.py": ppo_rnn, "dqn.py": dqn, "pqn.py": pqn}
 COMMAND = re.compile(r"^(?:\.venv/bin/)?python (\w+\.py)(.*)", re.MULTILINE)
 
 

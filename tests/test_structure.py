@@ -82,6 +82,7 @@ FIRST_EQUATION = {
     "ppo": "A_t = delta_t",
     "ppo_rnn": "A_t = delta_t",
     "dqn": "r + gamma * max",
+    "pqn": "G_t = r_t",
     "meta_evolve_loss": "f(r, A)",
 }
 
@@ -97,6 +98,7 @@ def test_the_method_comes_first(name):
 
 OWN = {  # what each script writes in its own way; everything else of the same name must be the same code
     "Config", "make_env", "make_network", "make_policy", "make_train", "TrainState", "Transition", "Batch",
+    "QNetwork",
 }  # fmt: skip
 
 
