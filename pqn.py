@@ -14,7 +14,7 @@ Shapes: T = num_steps, N = num_envs, B = N * T / num_minibatches (a minibatch), 
 import ast
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -53,6 +53,9 @@ class Config:
     hidden_size: int = 128  # width of the two hidden layers
 
     def __post_init__(self):
+        for field in fields(self):
+            if field.type in (int, bool) and isinstance(getattr(self, field.name), jax.core.Tracer):
+                raise TypeError(f"{field.name} shapes the program, so vmap can't vary it: train once for each value")
         size, count = self.steps_per_update, self.num_minibatches
         if size % count:
             fitting = next(m for m in range(min(count, size), 0, -1) if size % m == 0)
@@ -260,7 +263,7 @@ def make_train(config, loss_fn=pqn_loss, network_fn=make_network):
     def update_minibatch(learner, batch):
         params, opt_state = learner
         grads, metrics = jax.grad(minibatch_loss, has_aux=True)(params, batch)
-        updates, opt_state = optimizer.update(grads, opt_state)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics |= {"grad_norm": optax.tree.norm(grads)}  # before clipping
         return (optax.apply_updates(params, updates), opt_state), metrics
 
@@ -288,7 +291,7 @@ def make_train(config, loss_fn=pqn_loss, network_fn=make_network):
         metrics |= {
             "episode_return": state.episode_return,
             "episode_length": state.episode_length,
-            "episode_count": rollout.done.sum().astype(jnp.float32),
+            "episode_count": rollout.done.sum(),  # by it, returns of several updates weigh in their mean
             "env_steps": state.env_steps,
             "epsilon": linear_epsilon(state.env_steps, config),
         }

@@ -80,21 +80,25 @@ def tuned_rows():
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
-def overview(env_ids=ENVIRONMENTS):
+def overview(env_ids=ENVIRONMENTS, scripts=tuple(PLAYS)):
     """An environment per line, a script per column."""
     rows, found = [], tuned_rows()
     for env_id in env_ids:
         cells = []
-        for script in PLAYS:
+        for script in scripts:
             row = found.get((script, env_id))
             cells.append(f"{final(row)}{steps_note(row)}" if row else "" if env_id in PLAYS[script] else "—")
         if any(cell not in ("", "—") for cell in cells):
-            rows.append([env_id, *cells, "; ".join(f"{s} {t}" for (s, e), t in REFERENCES.items() if e == env_id)])
-    return markdown(["environment", *(f"`{script}.py`" for script in PLAYS), "published"], rows)
+            published = (f"{s} {t}" for (s, e), t in REFERENCES.items() if e == env_id and s in scripts)
+            rows.append([env_id, *cells, "; ".join(published)])
+    return markdown(["environment", *(f"`{script}.py`" for script in scripts), "published"], rows)
 
 
 def short_overview():
-    return overview(TELLING)
+    """Of the scripts that have been measured in all of these that they can play."""
+    found = tuned_rows()
+    whole = (s for s in PLAYS if all((s, env_id) in found for env_id in TELLING if env_id in PLAYS[s]))
+    return overview(TELLING, tuple(whole))
 
 
 def steps_note(row):

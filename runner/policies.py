@@ -34,7 +34,7 @@ class PolicyOptions(Options):
 
 
 class Policies(Kind):
-    """The kind of ppo.py, ppo_rnn.py and dqn.py."""
+    """The kind of ppo.py, ppo_rnn.py, dqn.py and pqn.py."""
 
     Options = PolicyOptions
     free_options = ("gif", "eval_episodes")
