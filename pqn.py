@@ -232,8 +232,7 @@ def make_train(config, loss_fn=pqn_loss, network_fn=make_network):
 
     gradient_steps = config.num_updates * config.update_epochs * config.num_minibatches
     lr = optax.linear_schedule(config.lr, 0.0, gradient_steps) if config.anneal_lr else config.lr
-    # RAdam (Liu et al. 2020, arXiv:1908.03265), the paper's choice, and its clipping
-    optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.radam(lr))
+    optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.radam(lr))  # both as in the paper
 
     def init(key):
         key, params_key, env_key = jax.random.split(key, 3)
@@ -320,10 +319,8 @@ def make_env(env_id, changes=""):
         name, kind = name.strip(), type(getattr(env_params, name.strip()))
         env_params = replace(env_params, **{name: kind(ast.literal_eval(text.strip().capitalize()))})  # "true" is True
     action_space = env.action_space(env_params)
-    if isinstance(action_space, spaces.Box):
-        raise ValueError(f"env_id {env_id!r} has continuous actions, over which Q has no maximum: use ppo.py for it")
     if not isinstance(action_space, spaces.Discrete):
-        raise ValueError(f"env_id {env_id!r} acts in {action_space}, which no script here can: Discrete or Box only")
+        raise ValueError(f"env_id {env_id!r} acts in {action_space}, and Q is of one choice: use ppo.py or ppo_rnn.py")
     return LogWrapper(FlattenObservationWrapper(env)), env_params
 
 

@@ -11,10 +11,11 @@ import pytest
 
 pytestmark = pytest.mark.slow  # thirty programs traced
 ROOT = Path(__file__).resolve().parent.parent
-PPO, RNN, DQN = ("ppo.py", "ppo_rnn.py", "dqn.py")
+PPO, RNN, DQN, PQN = ("ppo.py", "ppo_rnn.py", "dqn.py", "pqn.py")
 SMALL = {
     PPO: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8),
     RNN: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8, embedding_size=8),
+    PQN: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8),
     DQN: dict(num_envs=2, total_timesteps=128, learning_starts=32, buffer_size=64, batch_size=4, log_frequency=32),
 }
 
@@ -34,16 +35,22 @@ EDITS = {
         PPO: Edit("optax.adam(learning_rate, eps=1e-5)", "optax.adamw(learning_rate, weight_decay=0.01)"),
         RNN: Edit("optax.adam(learning_rate, eps=1e-5)", "optax.adamw(learning_rate, weight_decay=0.01)"),
         DQN: Edit("optax.adam(config.lr)", "optax.adamw(config.lr, weight_decay=0.01)"),
+        PQN: Edit("optax.radam(lr)", "optax.adamw(lr, weight_decay=0.01)"),
     },
     "another schedule": {
         PPO: Edit("(left if config.anneal_lr else 1.0)", "0.5 * (1.0 + jnp.cos(jnp.pi * (1.0 - left)))"),
         RNN: Edit("(left if config.anneal_lr else 1.0)", "0.5 * (1.0 + jnp.cos(jnp.pi * (1.0 - left)))"),
         DQN: Edit("optax.adam(config.lr)", "optax.adam(optax.cosine_decay_schedule(config.lr, 10_000))"),
+        PQN: Edit("optax.linear_schedule(config.lr, 0.0, gradient_steps)", "optax.cosine_decay_schedule(config.lr, 9)"),
     },
     "one more layer": {
         PPO: Edit("dense[0], activation, dense[1]", "dense[0], nn.LayerNorm(), activation, dense[1]"),
         RNN: Edit("nn.Sequential([hidden,", "nn.Sequential([hidden, nn.LayerNorm(),"),
         DQN: Edit("nn.relu(nn.Dense(self.hidden_size)(x))", "nn.relu(nn.LayerNorm()(nn.Dense(self.hidden_size)(x)))"),
+        PQN: Edit(
+            "        return nn.Dense(self.num_actions)(x)",
+            "        x = nn.relu(nn.Dense(8)(x))\n        return nn.Dense(self.num_actions)(x)",
+        ),
     },
     "another head": {  # logits that are bounded, and a dueling network
         PPO: Edit("Categorical(logits=output)", "Categorical(logits=10 * jnp.tanh(output / 10))"),
@@ -53,25 +60,32 @@ EDITS = {
             'better = nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x)\n'
             "        return nn.Dense(1)(x) + better - better.mean(axis=-1, keepdims=True)",
         ),
+        PQN: Edit(
+            "return nn.Dense(self.num_actions)(x)",
+            "return nn.Dense(1)(x) + nn.Dense(self.num_actions, use_bias=False)(x)",
+        ),
     },
     "one more metric": {
         PPO: Edit('"value_mean": batch', '"spread": batch.advantage.std(),\n            "value_mean": batch'),
         RNN: Edit('"value_mean": batch', '"spread": batch.advantage.std(),\n            "value_mean": batch'),
         DQN: Edit('"q_mean": value.mean()', '"q_mean": value.mean(), "spread": batch.target.std()'),
+        PQN: Edit('"q_mean": value.mean()', '"q_mean": value.mean(), "spread": batch.target.std()'),
     },
     "a bonus for exploring": {
         PPO: Edit(f"{STEP}, terminated", f"{STEP}{BONUS}, terminated"),
         RNN: Edit(f"{STEP}, terminated", f"{STEP}{BONUS}, terminated"),
         DQN: Edit(f"{STEP},", f"{STEP}{BONUS},"),
+        PQN: Edit(f"{STEP}, terminated", f"{STEP}{BONUS}, terminated"),
     },
     "an observation wrapper": dict.fromkeys(
-        (PPO, RNN, DQN),
+        (PPO, RNN, DQN, PQN),
         Edit("LogWrapper(FlattenObservationWrapper(env))", "LogWrapper(FlattenObservationWrapper(Halve(env)))"),
     ),
     "other first weights": {
         PPO: Edit("kernel_init=orthogonal(math.sqrt(2))) for _", "kernel_init=nn.initializers.he_normal()) for _"),
         RNN: Edit("kernel_init=orthogonal(gain))", "kernel_init=nn.initializers.he_normal())"),
         DQN: Edit("nn.Dense(self.hidden_size)", "nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())"),
+        PQN: Edit("nn.Dense(self.hidden_size)", "nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())"),
     },
     "one more term of the loss": {
         PPO: Edit(
@@ -81,11 +95,13 @@ EDITS = {
             "- config.ent_coef * entropy, metrics", "- config.ent_coef * entropy + log_ratio.mean() ** 2, metrics"
         ),
         DQN: Edit('return loss, {"q_loss"', 'return loss + 0.1 * jnp.square(q).mean(), {"q_loss"'),
+        PQN: Edit('return loss, {"q_loss"', 'return loss + 0.1 * jnp.square(q).mean(), {"q_loss"'),
     },
     "other exploration": {
         PPO: Edit("distribution.sample(seed=key)", "distribution.sample(seed=jax.random.fold_in(key, 1))"),
         RNN: Edit("distribution.sample(seed=key)", "distribution.sample(seed=jax.random.fold_in(key, 1))"),
         DQN: Edit("jnp.minimum(env_steps / length, 1.0)", "jnp.minimum(env_steps / length, 1.0) ** 2"),
+        PQN: Edit("jnp.minimum(env_steps / length, 1.0)", "jnp.minimum(env_steps / length, 1.0) ** 2"),
     },
 }
 
@@ -126,7 +142,7 @@ def test_an_edit_in_one_place_suffices(name, script, originals, tmp_path):
     assert traced != originals[script][0]
     if name == "one more metric":
         assert set(metrics) == set(originals[script][1][1]) | {"spread"}
-    more_weights = "layer" in name or (name, script) == ("another head", DQN)
+    more_weights = "layer" in name or (name == "another head" and script in (DQN, PQN))
     count = lambda state: sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(state.params))  # noqa: E731
     assert (count(state) > count(originals[script][1][0])) == more_weights
 
