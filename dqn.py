@@ -228,7 +228,8 @@ class QNetwork(nn.Module):
         x = nn.relu(nn.Dense(self.last_hidden_size)(x))
         # A dense layer whose weights are stored as (outputs, inputs): on a CPU 6 % more env steps/s
         shape, init = (self.num_actions, self.last_hidden_size), lecun_normal(in_axis=1, out_axis=0)
-        return only_legal(nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x), obs, self.num_masked)
+        q = nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x)
+        return only_legal(q, obs, self.num_masked)
 
 
 def make_network(config):

@@ -56,9 +56,9 @@ EDITS = {
         PPO: Edit("Categorical(logits=output)", "Categorical(logits=10 * jnp.tanh(output / 10))"),
         RNN: Edit("Categorical(logits=output)", "Categorical(logits=10 * jnp.tanh(output / 10))"),
         DQN: Edit(
-            'return nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x)',
-            'better = nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x)\n'
-            "        return nn.Dense(1)(x) + better - better.mean(axis=-1, keepdims=True)",
+            '        q = nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x)\n',
+            '        better = nn.Einsum(shape, "...i,oi->...o", kernel_init=init)(x)\n'
+            "        q = nn.Dense(1)(x) + better - better.mean(axis=-1, keepdims=True)\n",
         ),
         PQN: Edit(
             "return nn.Dense(self.num_actions)(x)",
