@@ -12,7 +12,7 @@ from environments import adapter, brax, craftax, jumanji, navix, pgx, playground
 from environments.checking import check as check
 from environments.position_only_cartpole import PositionOnlyCartPole
 
-SUITES = {suite.SUITE: suite for suite in (brax, craftax, jumanji, navix, pgx, playground, xminigrid)}
+SUITES = {suite.SUITE: suite for suite in (brax, craftax, xminigrid, pgx, jumanji, playground, navix)}
 ENVIRONMENTS = {"PositionOnlyCartPole-v1": PositionOnlyCartPole}
 ENVIRONMENTS |= {
     f"{suite.SUITE}/{name}": functools.partial(adapter.make, suite, name)

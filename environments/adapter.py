@@ -103,10 +103,10 @@ class Adapter(Environment):
         return [x for x in jax.tree.leaves(inner) if x.size]
 
     def unpack(self, state):
-        """Undoes pack."""
-        leaves = iter(state.leaves)
+        """Undoes pack, also of a state that the host has as NumPy's arrays, for pictures."""
+        leaves = map(jnp.asarray, state.leaves)
         return jax.tree.map(
-            lambda like: next(leaves) if like.size else np.zeros(like.shape, like.dtype), self.shapes[1]
+            lambda like: next(leaves) if like.size else jnp.zeros(like.shape, like.dtype), self.shapes[1]
         )
 
 

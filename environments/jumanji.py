@@ -77,7 +77,7 @@ class Drawn(Jumanji):
         drawing = viewer(self.env)
         drawing.figure_size = (3.0, 3.0)  # inches of 100 pixels; its own 10 would take ten times as long
         drawing._display = drawing._display_rgb_array  # rather than in a window
-        frame = drawing.render(jax.tree.map(jnp.asarray, self.unpack(state)))
+        frame = drawing.render(self.unpack(state))
         return np.array(frame[..., :3])  # a copy, for the next one is drawn over it; without transparency
 
 

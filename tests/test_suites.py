@@ -341,7 +341,7 @@ def test_pictures(suite):
     """From states as the host has them, which may hold keys."""
     env, params = made(CHEAP[suite])
     states = [
-        state for _, state, _, _ in steps(CHEAP[suite], params, random_actions(env, params, 3), jax.random.key(3))
+        state for _, state, _, _ in steps(CHEAP[suite], params, random_actions(env, params, 8), jax.random.key(3))
     ]
     one = [jax.tree.map(lambda x: x[0] if checkpoint.is_key(x) else np.asarray(x)[0], state) for state in states]
     if suite == "playground":
@@ -353,7 +353,7 @@ def test_pictures(suite):
         assert renderer(env) == "own"
         frames = [env.render(state) for state in one]
         assert all(f.dtype == np.uint8 and f.ndim == 3 and f.shape[-1] == 3 for f in frames)
-        assert (frames[0] != frames[-1]).any() or suite == "craftax"
+        assert any((f != frames[0]).any() for f in frames) or suite == "craftax"
 
 
 @pytest.mark.suites
