@@ -350,8 +350,10 @@ def test_policy_greedy_and_sampled(run):
 
 
 # --- Environments -----------------------------------------------------------------------------------------------------
-PLAYABLE = [
-    e for e in gymnax.registered_envs if e not in ("FrozenLake-misc", "MNISTBandit-bsuite") and "probe" not in e
+PLAYABLE = [  # other suites' are in test_suites.py
+    e
+    for e in gymnax.registered_envs
+    if e not in ("FrozenLake-misc", "MNISTBandit-bsuite") and "probe" not in e and "/" not in e
 ]
 
 
