@@ -53,7 +53,12 @@ def shown():
 
 @pytest.mark.parametrize("name, words", list(shown()))
 def test_every_command_shown_is_accepted(name, words):
-    accept(name, shlex.split(words, comments=True))
+    try:
+        accept(name, shlex.split(words, comments=True))
+    except UsageError as error:  # of a suite that is not installed, the name is known all the same
+        if "needs the package" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 def test_a_command_that_is_not_accepted_would_be_noticed():
