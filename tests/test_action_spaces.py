@@ -108,7 +108,7 @@ def test_only_legal_values_are_left():
 MASKED = replace(PPO, env_id="Masked-probe", total_timesteps=40_000)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_ppo_takes_legal_actions_only_and_learns_the_best(normalize):
     """An illegal action brings 100, so that a single one shows in the returns; the best return without one is 5."""
     config = replace(MASKED, normalize_obs=normalize)
@@ -133,7 +133,7 @@ def test_the_ratio_is_of_the_masked_policy():
     np.testing.assert_allclose(metrics["clip_fraction"], 0.0)
 
 
-@pytest.mark.parametrize("double_dqn", [False, True])
+@pytest.mark.parametrize("double_dqn", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_dqn_takes_and_values_legal_actions_only(double_dqn):
     """From a network that likes illegal actions best: its targets and its choices, random ones too, leave them out."""
     config = replace(DQN, double_dqn=double_dqn)
