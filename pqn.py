@@ -76,7 +76,7 @@ class Config:
 
 # --- Algorithm --------------------------------------------------------------------------------------------------------
 def lambda_return(reward, next_value, terminated, done, gamma, lambda_):
-    """Peng's Q(lambda) (Gallici et al. 2024, section 4; Daley & Amato 2019, arXiv:1810.09967), cut where episodes end.
+    """Peng's Q(lambda) (Gallici et al. 2024; Daley & Amato 2019, arXiv:1810.09967), cut where episodes end.
 
     G_t = r_t + gamma * (1 - terminated_t) * ((1 - lambda) * max_a Q(s'_t, a) + lambda * G_{t+1}) with s'_t the state
     that step t led to, and max_a Q(s'_t, a) in place of G_{t+1} at the last step of an episode and of the rollout.
@@ -106,7 +106,8 @@ class Batch(NamedTuple):
 
 
 def pqn_loss(q, batch, config):
-    """Mean squared error between Q (B, A) at the actions taken and batch.target (Gallici et al. 2024, algorithm 1).
+    """Mean squared error between Q (B, A) at the actions taken and batch.target (Gallici et al. 2024).
+
     Returns: loss, a scalar, and its metrics, a dict of scalars.
     """
     chex.assert_equal_shape([q[..., 0], batch.action, batch.target])
@@ -229,7 +230,6 @@ def make_train(config, loss_fn=pqn_loss, network_fn=make_network):
     env, env_params = make_env(config.env_id, config.env_params)
     network = network_fn(config)
     init_carry, act = make_policy(config, network_fn)
-
     gradient_steps = config.num_updates * config.update_epochs * config.num_minibatches
     lr = optax.linear_schedule(config.lr, 0.0, gradient_steps) if config.anneal_lr else config.lr
     optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.radam(lr))  # both as in the paper

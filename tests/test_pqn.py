@@ -18,7 +18,7 @@ def forward_view(reward, next_value, terminated, done, gamma, lambda_):
     """One environment, (T,): the weighted mean of all n-step returns up to the end of episode or rollout.
 
     (1 - lambda) * sum_{n < M} lambda^(n-1) * G^(n) + lambda^(M-1) * G^(M), with G^(n) the n-step return that
-    bootstraps from max_a Q of the state that its last step led to (Daley & Amato 2019, eq. 5 and 6).
+    bootstraps from max_a Q of the state that its last step led to (Daley & Amato 2019, arXiv:1810.09967).
     """
     found = []
     for t in range(len(reward)):
