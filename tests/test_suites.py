@@ -383,8 +383,29 @@ def test_the_others_play_until_it_is_our_turn():
     assert (inner.current_player == 0).all() and 0 < inner.observation.sum(axis=(1, 2, 3)).mean() < 1
     action = jnp.argmax(inner.legal_action_mask, axis=-1)
     *_, info = jax.vmap(env.step, (0, 0, 0, None))(jax.random.split(jax.random.key(1), 64), state, action, params)
-    count = info["final_observation"].sum(axis=(1, 2, 3))
+    stones = info["final_observation"][:, : -env.num_masked]
+    count = stones.sum(axis=1)
     assert set(np.unique(count)) == {2, 3}  # our stone and the other's, and the one that the other began with
+
+
+@pytest.mark.suites
+@pytest.mark.parametrize("env_id", ["pgx/connect_four", "pgx/2048", "jumanji/Snake-v1", "jumanji/Tetris-v0"])
+def test_a_mask_of_legal_actions_ends_the_observation(env_id):
+    """It is the suite's own, and no agent of ppo.py or dqn.py ever chooses against it."""
+    env, params = made(env_id)
+    obs, state = env.reset(jax.random.key(0), params)
+    count = env.action_space(params).n
+    assert env.num_masked == count and obs.shape == env.observation_space(params).shape and obs.ndim == 1
+    inner = env.unpack(state)
+    own = getattr(inner, "legal_action_mask", getattr(inner, "action_mask", None))
+    np.testing.assert_array_equal(obs[-count:], np.ravel(own))
+    for script in (ppo, dqn):
+        config = script.Config(env_id)
+        network = script.make_network(config)
+        illegal = np.where(obs[-count:] == 0)[0]
+        found = network.apply(network.init(jax.random.key(0), obs), obs)
+        values = found[0].logits if script is ppo else found
+        assert np.isneginf(values[illegal]).all() and np.isfinite(np.delete(values, illegal)).all()
 
 
 @pytest.mark.suites
