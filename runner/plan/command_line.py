@@ -176,7 +176,7 @@ def read_arguments(program, description, argv, **defaults):
             raise UsageError(no_such_flag(word.split("=")[0], flags))
 
     switches = {f.name for _, kind, _ in fields for f in dataclasses.fields(kind) if f.type is bool}
-    words = [as_field(as_switch(word, switches)) for word in argv]
+    words = [as_field(as_switch(word, switches), flags) for word in argv]
 
     def read():
         with registry:
@@ -207,10 +207,11 @@ def as_switch(word, switches):
     return flag if text.lower() == "true" else f"--no-{flag[2:]}"
 
 
-def as_field(word):
-    """--lambda is --lambda_ to tyro."""
+def as_field(word, names):
+    """--lambda is --lambda_ to tyro, where there is such a field; --import is an option of its own."""
     flag, equals, text = word.partition("=")
-    return f"--{field_name(flag)}{equals}{text}" if flag.startswith("--") and field_name(flag).endswith("_") else word
+    name = field_name(flag)
+    return f"--{name}{equals}{text}" if flag.startswith("--") and name.endswith("_") and name in names else word
 
 
 def one_line(box, names):
