@@ -178,7 +178,8 @@ def test_equal_fitness_everywhere_moves_nothing_on_average(name):
 @pytest.mark.parametrize("strategy", ["Open_ES", "PGPE", "SNES", "CMA_ES", "ARS"])
 def test_a_plateau_moves_nothing(strategy, monkeypatch):
     """Where no candidate differs there is nothing to learn: MountainCar-v0 in few steps is such a place."""
-    level = lambda agent, loss_fn: lambda key: (Trained(jnp.zeros(2)), {"episode_return": jnp.full(3, -200.0)})  # noqa: E731
+    outcome = {"episode_return": jnp.full(3, -200.0), "episode_count": jnp.ones(3)}
+    level = lambda agent, loss_fn: lambda key: (Trained(jnp.zeros(2)), outcome)  # noqa: E731
     monkeypatch.setattr(ppo, "make_train", level)
     for shaping in ("rank", "zscore") if not meta.weighs_ranks(strategy) else ("rank",):
         config = replace(TINY, strategy=strategy, population=8, fitness_shaping=shaping, generations=5)
@@ -208,7 +209,8 @@ def stub_train(agent, loss_fn):
 
 def lottery(agent, loss_fn):
     """In place of PPO: an agent whose return is its key's luck alone."""
-    return lambda key: (Trained(jnp.zeros(2)), {"episode_return": jnp.full(3, jax.random.normal(key))})
+    outcome = lambda key: {"episode_return": jnp.full(3, jax.random.normal(key)), "episode_count": jnp.ones(3)}  # noqa: E731
+    return lambda key: (Trained(jnp.zeros(2)), outcome(key))
 
 
 def test_a_generation_is_pure_and_its_keys_are_new_each_time(monkeypatch):
