@@ -445,9 +445,11 @@ def make_policy(config, network_fn=make_network):
 
 
 def preprocess(config, obs_stats, obs):
-    """What the network sees of observations (..., D)."""
-    obs = obs.astype(jnp.float32)
-    return normalize(obs, obs_stats) if config.normalize_obs else obs
+    """What the network sees of observations (..., D). A mask at their end has no statistics and stays as it is."""
+    obs, size = obs.astype(jnp.float32), len(obs_stats.mean)
+    if not config.normalize_obs:
+        return obs
+    return jnp.concatenate([normalize(obs[..., :size], obs_stats), obs[..., size:]], axis=-1)
 
 
 def make_train(config, loss_fn=ppo_loss, network_fn=make_network):

@@ -430,6 +430,7 @@ def test_the_gif_of_the_best_member_is_there(sweep_run):
     assert "lr=0.001" in next(line for line in found.stdout.splitlines() if line.startswith("best member"))
 
 
+@pytest.mark.slow
 def test_one_member_alone_gives_what_it_gave_in_the_sweep_and_wandb_has_it(sweep_run, environment, tmp_path):
     """The re-run command's promise: members don't see each other. Batches of other sizes may round otherwise."""
     env = environment | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
@@ -807,6 +808,7 @@ def test_an_edit_that_changes_the_metrics_does_not_mix_with_the_record(environme
     assert (run / "metrics.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_trained_nothing_may_be_begun_again_under_its_name(environment, tmp_path):
     words = [*TINY[:-2], "--eval-episodes", "0", "--num-seeds", "1", "--run-dir=~/run"]
     env = environment | {"HOME": str(tmp_path)}

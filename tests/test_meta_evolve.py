@@ -597,6 +597,7 @@ SEVERAL = [
 SWEEP = ["--num-seeds", "2", "--seed", "3", "--sweep", "es_lr=0.01,0.1"]
 
 
+@pytest.mark.slow
 def test_several_evolutions_are_members_of_one_run(tmp_path, capsys):
     """Two seeds of two step sizes: a loss of each, and that of the best point's first seed on top."""
     run = tmp_path / "run"
@@ -638,6 +639,7 @@ def test_an_evolution_among_several_gives_the_bits_of_one_alone(users_environmen
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_agents_that_do_not_fit_into_memory_are_trained_in_batches(tmp_path, monkeypatch, capsys):
     """The largest population that is mapped at once is that of the baseline, 64 agents; the members stay one batch."""
     mesh = make_mesh(2)
@@ -693,6 +695,7 @@ def test_the_comparison_is_of_five_losses_on_the_same_fresh_seeds(whole):
     assert float(row["mean_over_training"].iloc[0]) == pytest.approx(float(jnp.nanmean(returns)), abs=0.02)
 
 
+@pytest.mark.slow
 def test_each_environment_of_a_comparison_has_parameters_of_its_own(tmp_path, monkeypatch):
     """An episode that lasts 7 steps shows in the return, and only where that was asked for."""
     config = replace(TINY, env_ids=("CartPole-v1",), env_params="max_steps_in_episode=5")
