@@ -247,7 +247,7 @@ def make_agent(config, env_id, loss):
 def mean_of_episodes(returns, counts):
     """Mean over episodes, from the mean return of each update (U,) and its counts (U,); of none, the last known one."""
     known = jnp.where(counts > 0, returns, 0.0)  # NaN before the first episode's end
-    return jnp.where(counts.any(), (known * counts).sum() / jnp.maximum(counts.sum(), 1), returns[-1])
+    return ppo.mean_of_ended(known, counts, returns[-1])
 
 
 def make_strategy(config, solution):

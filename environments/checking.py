@@ -11,6 +11,7 @@ import numpy as np
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
+from environments.adapter import is_key
 from environments.tracing import findings, told
 
 NUM_ENVS, NUM_STEPS = 32, 500  # random steps that are looked at
@@ -156,7 +157,7 @@ class Rollout:
 def strong(x):
     """An array whose dtype no longer gives way to others, so that a second call of a program does not compile again."""
     x = jnp.asarray(x)
-    return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, x.dtype)
+    return x if is_key(x) else jax.lax.convert_element_type(x, x.dtype)
 
 
 def same(x, y):
@@ -296,7 +297,7 @@ def chance_notes(env_params, first, steps):
 def without_keys(x):
     """An array, with zeros in place of random keys: these differ from reset to reset in any case."""
     raw = x.dtype == jnp.uint32 and x.shape[-1:] == (2,)
-    return np.zeros(len(x)) if raw or jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
+    return np.zeros(len(x)) if raw or is_key(x) else np.asarray(x)
 
 
 # --- Time limits ------------------------------------------------------------------------------------------------------
@@ -380,7 +381,7 @@ def close(x, y):
 
 def as_numbers(x):
     x = jnp.asarray(x)
-    return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    return np.asarray(jax.random.key_data(x) if is_key(x) else x)
 
 
 # --- What an environment keeps ----------------------------------------------------------------------------------------

@@ -36,7 +36,9 @@ def make(name):
         raise Unavailable(
             f"jumanji/{name} acts in {parts} parts: {math.prod(parts)} combinations, too many for one choice"
         )
-    return (Drawn if viewer(env) and name not in SLOWLY_DRAWN else Jumanji)(env, parts)
+    mask = getattr(timestep.observation, "action_mask", None)
+    masked = mask is not None and mask.shape == parts  # and not one for each part alone
+    return (Drawn if viewer(env) and name not in SLOWLY_DRAWN else Jumanji)(env, parts, masked)
 
 
 class Jumanji(Adapter):
@@ -46,11 +48,10 @@ class Jumanji(Adapter):
     often ends the episode.
     """
 
-    def __init__(self, env, parts):
+    def __init__(self, env, parts, masked):
         self.env, self.parts, self.max_steps = env, parts, getattr(env, "time_limit", NO_LIMIT)
         env.time_limit = 2**31 - 1  # its own would look like an end
-        mask = getattr(jax.eval_shape(env.reset, jax.random.key(0))[1].observation, "action_mask", None)
-        self.num_masked = math.prod(parts) if mask is not None and mask.shape == parts else 0  # not for each part alone
+        self.num_masked = math.prod(parts) if masked else 0
 
     def begin(self, key, params):
         inner, timestep = self.env.reset(key)

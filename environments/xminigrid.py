@@ -33,20 +33,21 @@ class XMiniGrid(Adapter):
         return timestep.observation, timestep.state
 
     def go_on(self, key, inner, action, params):
-        from xminigrid.types import TimeStep
-
         # The reward of reaching the goal falls from 1 to 0.1 over the time limit, so it must know it
         env_params = self.env_params.replace(max_steps=params.max_steps_in_episode)
-        now = TimeStep(state=inner, step_type=None, reward=None, discount=None, observation=None)
-        timestep = self.env.step(env_params, now, action)
+        timestep = self.env.step(env_params, timestep_of(inner), action)
         return timestep.observation, timestep.state, timestep.reward, timestep.discount == 0
 
     def action_space(self, params=None):
         return spaces.Discrete(self.env.num_actions(self.env_params))
 
     def render(self, state):
-        from xminigrid.types import TimeStep
-
         inner = jax.tree.map(np.asarray, self.unpack(state).replace(key=None))
-        now = TimeStep(state=inner, step_type=None, reward=None, discount=None, observation=None)
-        return self.env.render(self.env_params, now)
+        return self.env.render(self.env_params, timestep_of(inner))
+
+
+def timestep_of(inner):
+    """What step and render take: of it they read the state alone."""
+    from xminigrid.types import TimeStep
+
+    return TimeStep(state=inner, step_type=None, reward=None, discount=None, observation=None)

@@ -12,6 +12,7 @@ from runner.plan.checks import changed_config, check_counts, check_environment, 
 from runner.plan.command_line import flag_value, from_json, make_plan, read_arguments, settable
 from runner.plan.errors import Interrupted, UsageError, mendable
 from runner.plan.script import Kind, Options, Record
+from runner.plan.sweeps import changes_by_environment, flag_name
 
 FIRST_SEED = 10_000  # of the comparison: far from the seeds that people evolve and train with
 
@@ -104,7 +105,7 @@ class Evolution(Kind):
         changed = [name for name in self.free_options if getattr(options, name) != getattr(before, name)]
         if changed and (folder / "evaluation.csv").exists():
             raise UsageError(
-                f"--{changed[0].replace('_', '-')}: this run's losses are compared already; for another comparison"
+                f"--{flag_name(changed[0])}: this run's losses are compared already; for another comparison"
                 f" type python meta_evolve_loss.py evaluate --loss {shlex.quote(str(folder))}"
             )
 
@@ -254,8 +255,8 @@ class Evolution(Kind):
         from runner.loop.record import replacing, write_json
         from runner.report import compare_losses, loss_plots
 
-        module, changes = self.module, changes_by_environment(options.env_params, options.env_ids)
-        evaluation, tuning = compare_losses.compare(module, config, loss.learned, loss.first, options, changes, mesh)
+        module = self.module
+        evaluation, tuning = compare_losses.compare(module, config, loss.learned, loss.first, options, mesh)
         if not hosts.is_first():
             return
         summary = compare_losses.summarize(module, config, evaluation, tuning)
@@ -269,20 +270,6 @@ class Evolution(Kind):
         agent = module.agent_config(config, config.env_ids[0])
         steps = agent.num_updates * agent.steps_per_update
         compare_losses.print_tables(summary, steps, module.evolved_outcome(config))
-
-
-def changes_by_environment(words, env_ids):
-    """{env_id: changes to its parameters} from words ENV_ID:NAME=VALUE,...; raises UsageError where one is no such."""
-    changes = {}
-    for word in words:
-        env_id, colon, text = word.partition(":")
-        if not colon or env_id not in env_ids:
-            known, example = ", ".join(env_ids), f"{env_ids[0]}:max_steps_in_episode=100"
-            raise UsageError(f"--env-params {word!r} must name one of {known}, as in {example}")
-        if env_id in changes:
-            raise UsageError(f"--env-params names {env_id} twice: join its parameters with commas")
-        changes[env_id] = text
-    return changes
 
 
 def read_summary(run_dir):

@@ -709,7 +709,7 @@ def test_each_environment_of_a_comparison_has_parameters_of_its_own(tmp_path, mo
     assert json.loads((tmp_path / "summary.json").read_text())["comparison"]["env_params"] == words[-1:]
 
 
-def stub_compare(module, config, learned, first, options, changes, mesh):
+def stub_compare(module, config, learned, first, options, mesh):
     """In place of training: every loss is as good as its place in the list."""
     rows = [
         {"env_id": env_id, "loss": loss, "seed": seed, "mean_over_training": 5.0 - i + seed % 2, "final_return": 1.0}

@@ -46,9 +46,8 @@ def test_every_parameter_of_a_cnn_is_trained(name):
     assert all(distance > 0 for distance in jax.tree.leaves(moved)), moved
     assert np.isfinite(metrics["grad_norm"]).all()
     kernels = [x.shape for x in jax.tree.leaves(state.params) if x.shape == (36, 16)]
-    assert (
-        len(kernels) == {"ppo": 2, "dqn": 1, "pqn": 1}[name]
-    )  # an actor and a critic that share nothing, or one network
+    expected = {"ppo": 2, "dqn": 1, "pqn": 1}  # an actor and a critic that share nothing, or one network
+    assert len(kernels) == expected[name]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from environments.adapter import is_key
 from runner.loop.devices import repeat_last
 from runner.loop.hosts import any_of, await_verdict, is_first, wait_for_all
 from runner.plan.errors import UsageError, first_line
@@ -45,10 +46,6 @@ def word_shapes(like, sharding=None):
 
 def raw(x):
     return jax.random.key_data(x) if is_key(x) else x
-
-
-def is_key(x):
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def digest(arrays, count):

@@ -147,7 +147,7 @@ def with_paths(options):
 def local_path(name, text):
     if re.match(r"\w+://", text):
         raise UsageError(
-            f"--{name.replace('_', '-')} {text}: a record is written to a folder of this machine, so mount the storage"
+            f"--{flag_name(name)} {text}: a record is written to a folder of this machine, so mount the storage"
             " first and give its local path"
         )
     return os.path.expanduser(text)
@@ -172,7 +172,7 @@ def read_arguments(program, description, argv, **defaults):
     names = {f.name: f.init for _, kind, _ in fields for f in dataclasses.fields(kind)}
     flags = [name for name, init in names.items() if init]
     for word in argv:  # tyro would take a field that follows from others, and then drop what was given for it
-        if not names.get(word.split("=")[0].lstrip("-").replace("-", "_"), True) and word.startswith("--"):
+        if not names.get(field_name(word.split("=")[0]), True) and word.startswith("--"):
             raise UsageError(no_such_flag(word.split("=")[0], flags))
 
     switches = {f.name for _, kind, _ in fields for f in dataclasses.fields(kind) if f.type is bool}

@@ -66,6 +66,20 @@ def merged_env_params(base, changes):
     return ",".join([*(f"{name.strip()}={value.strip()}" for name, value in parts.items()), *odd])
 
 
+def changes_by_environment(words, env_ids):
+    """{env_id: changes to its parameters} from words ENV_ID:NAME=VALUE,...; raises UsageError where one is no such."""
+    changes = {}
+    for word in words:
+        env_id, colon, text = word.partition(":")
+        if not colon or env_id not in env_ids:
+            known, example = ", ".join(env_ids), f"{env_ids[0]}:max_steps_in_episode=100"
+            raise UsageError(f"--env-params {word!r} must name one of {known}, as in {example}")
+        if env_id in changes:
+            raise UsageError(f"--env-params names {env_id} twice: join its parameters with commas")
+        changes[env_id] = text
+    return changes
+
+
 def parse_assignment(assignment, types, rng):
     name, equals, text = assignment.partition("=")
     name = field_name(name)

@@ -17,18 +17,18 @@ from runner.loop.hosts import is_first
 from runner.loop.progress import on_stop
 from runner.plan.errors import Interrupted
 from runner.plan.members import make_members, show
-from runner.plan.sweeps import parse_sweep
+from runner.plan.sweeps import changes_by_environment, parse_sweep
 from runner.report.stats import describe, probability_of_improvement
 from runner.report.summary import with_interval
 
 LEARNED, DEFAULT, TUNED, DPO, FIRST = "learned", "hand-written", "hand-written, tuned", "DPO", "generation 0"
 
 
-def compare(module, config, learned, first, options, changes, mesh):
+def compare(module, config, learned, first, options, mesh):
     """Trains agents from scratch with every loss in every environment.
 
     learned, first: parameters of the loss that was found, and of the one that evolution began with.
-    options: as CompareOptions. changes: {env_id: changes to its parameters}, where they are other than config's.
+    options: as CompareOptions.
     Returns two tables with a row per agent: evaluation (env_id, loss, seed, outcomes), and tuning (env_id, the
     hand-written loss's coefficients, seed, outcomes), on other seeds.
     """
@@ -41,6 +41,7 @@ def compare(module, config, learned, first, options, changes, mesh):
     seeds = list(range(options.seed, options.seed + options.num_seeds))
     at_once = min(options.max_members_at_once or options.num_seeds, options.num_seeds)
     outcome = module.evolved_outcome(config)
+    changes = changes_by_environment(options.env_params, options.env_ids)
     evaluation, tuning = [], []
     total = (len(tuners) + 5 * len(seeds)) * len(options.env_ids)
     with (

@@ -64,7 +64,7 @@ def play(script, config, state, seed):
 
 
 def make_frames(env, env_params, states):
-    """RGB frames of environment states, or None where nobody can draw them."""
+    """RGB frames of environment states."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame without a screen or a sound card
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     drawn_by = renderer(env)
@@ -72,10 +72,8 @@ def make_frames(env, env_params, states):
         return [np.asarray(env.render(state)) for state in states]
     if drawn_by == "gymnasium":
         return gym_frames(env.name, env_params, states)
-    if drawn_by == "grid":
-        observe = jax.jit(lambda state: env.observe(jax.random.key(0), state, None, env_params))
-        return [grid_frame(np.asarray(observe(state))) for state in states]
-    return None
+    observe = jax.jit(lambda state: env.observe(jax.random.key(0), state, None, env_params))
+    return [grid_frame(np.asarray(observe(state))) for state in states]
 
 
 def gym_frames(name, env_params, states):

@@ -34,7 +34,7 @@ def interval(scores, statistic=iqm):
 def mean_interval(scores):
     """95 % t interval of the mean over seeds of scores (seeds,): (low, high), NaN for one seed.
 
-    For normal scores it covers at any number of seeds, where the percentile bootstrap covers 90 % with 8 of them. Where
+    For normal scores it covers at any number of seeds, where the percentile bootstrap covers 88 % with 8 of them. Where
     a seed in eight fails, neither does: with 8 seeds often none of them has failed.
     """
     scores = np.asarray(scores, np.float64)
