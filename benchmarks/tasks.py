@@ -27,8 +27,17 @@ SMALL = (
 )
 CONTINUOUS = ("Pendulum-v1", "MountainCarContinuous-v0", "Reacher-misc")
 MINATAR = tuple(f"{game}-MinAtar" for game in ("Asterix", "Breakout", "Freeway", "SpaceInvaders", "Seaquest"))
+# Of other suites, installed as docs/environments.md says; Brax by the physics that is fastest on a CPU
+ROBOTS = (
+    "brax/inverted_pendulum-spring",
+    "brax/hopper-spring",
+    "brax/ant-spring",
+    "brax/halfcheetah-spring",
+    "playground/CartpoleBalance",
+)
+WORLDS = ("xminigrid/DoorKey-5x5", "craftax/classic-symbolic")
 PLAYS = {
-    "ppo": SMALL + CONTINUOUS + MINATAR,
+    "ppo": SMALL + CONTINUOUS + MINATAR + ROBOTS + WORLDS,
     "dqn": SMALL + MINATAR,
     "pqn": SMALL + MINATAR,
     "ppo_rnn": SMALL + CONTINUOUS + MINATAR,
@@ -36,6 +45,8 @@ PLAYS = {
 
 # What the search starts from: settings that it does not vary. {} are the script's defaults.
 NORMALIZED = {"normalize_obs": True, "scale_reward": True}
+# As many samples in an update as CleanRL's ppo_continuous_action has, of more environments, and in larger minibatches
+LARGE = {"total_timesteps": 1_000_000, "num_envs": 64, "num_steps": 32, "num_minibatches": 8}
 # The step size: on Breakout after 1M steps, seeds 1000 to 1003, 25.8 with 5e-3 and 13.8 with 1.5e-3
 LARGE_BATCH = {"num_envs": 64, "num_steps": 128, "num_minibatches": 8, "activation": "relu", "lr": 5e-3}
 BASE = {
@@ -46,6 +57,8 @@ BASE = {
         | {"ent_coef": 0.0}
         | NORMALIZED,
         "minatar": LARGE_BATCH | {"total_timesteps": 10_000_000},
+        "robots": LARGE | {"lr": 1e-3, "ent_coef": 0.0} | NORMALIZED,
+        "worlds": LARGE | {"lr": 1e-3},
     },
     "ppo_rnn": {"small": {}, "continuous": NORMALIZED, "minatar": LARGE_BATCH | {"total_timesteps": 1_000_000}},
     "dqn": {
@@ -68,7 +81,11 @@ BASE = {
     # In MinAtar as many environments as the paper has there
     "pqn": {"small": {}, "minatar": {"total_timesteps": 10_000_000, "num_envs": 128, "exploration_fraction": 0.1}},
 }
-SPARSE = {"MountainCar-v0": NORMALIZED}  # its reward says nothing before the goal: PPO needs values near 1
+OWN = {
+    "MountainCar-v0": NORMALIZED,  # its reward says nothing before the goal: PPO needs values near 1
+    "brax/hopper-spring": {"total_timesteps": 2_000_000},
+    "brax/halfcheetah-spring": {"total_timesteps": 500_000},  # 3,100 env steps/s on two cores
+}
 
 # Random search, the same points in every environment: (how to draw, low, high), or choices. "below_one" draws 1 - x.
 PPO_SPACE = {
@@ -98,7 +115,7 @@ SPACE = {
 }
 POINTS = 8  # of which the first is the start itself
 SEARCH_SEED = 1000  # the first seed of a search; results are reported on seeds from 0
-REPORTED_SEEDS = {"minatar": 8}  # else 16
+REPORTED_SEEDS = {"minatar": 8, "robots": 8, "worlds": 8}  # else 16
 NETWORK_STEPS = {"ppo": 1_000_000, "dqn": 300_000}  # to compare mlp and cnn with: a cnn takes eight times as long
 
 
@@ -109,15 +126,18 @@ class Budget(NamedTuple):
     steps: int
 
 
+GROUPS = {"minatar": MINATAR, "continuous": CONTINUOUS, "robots": ROBOTS, "worlds": WORLDS}
+
+
 def group(env_id):
-    return "minatar" if env_id in MINATAR else "continuous" if env_id in CONTINUOUS else "small"
+    return next((name for name, env_ids in GROUPS.items() if env_id in env_ids), "small")
 
 
 def base(script, env_id):
     """The settings that a search starts from."""
     settings = dict(BASE[script][group(env_id)])
     if script in ("ppo", "ppo_rnn"):
-        settings |= SPARSE.get(env_id, {})
+        settings |= OWN.get(env_id, {})
     return settings
 
 
@@ -125,6 +145,8 @@ def budget(script, env_id):
     """The same for every environment of a group; smaller where a step costs more."""
     if group(env_id) == "minatar":
         return Budget(seeds=2, steps={"ppo": 1_000_000, "ppo_rnn": 500_000, "dqn": 300_000, "pqn": 1_000_000}[script])
+    if group(env_id) in ("robots", "worlds"):
+        return Budget(seeds=2, steps=250_000)
     return Budget(seeds=2 if script == "ppo_rnn" else 4, steps=500_000)
 
 
