@@ -13,6 +13,7 @@ from pathlib import Path
 import gymnax
 
 from environments import check
+from environments.adapter import Unavailable
 
 USAGE = "python -m environments check FILE.py:NAME, or MODULE:NAME, or a registered id such as CartPole-v1"
 
@@ -58,6 +59,8 @@ def make(target):
             return gymnax.make(name)
         env = made() if callable(made) else made
         return env, env.default_params
+    except Unavailable as error:
+        raise BadInput(str(error)) from error
     except Exception as error:  # whatever the user's code raises
         raise BadInput(f"{target} can't be made: {type(error).__name__}: {error}".splitlines()[0]) from error
 
