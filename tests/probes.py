@@ -197,9 +197,54 @@ class OddActions(Probe):
         return spaces.Tuple([spaces.Discrete(2), spaces.Discrete(2)])
 
 
+@struct.dataclass
+class Position(environment.EnvState):
+    x: jax.Array  # position and velocity
+
+
+class LinearQuadratic(Probe):
+    """A mass that is pushed, x' = A x + B u, and must stay at 0 with little force: the best policy is linear in x.
+
+    Reward -(x^T Q x + R u^2) of the state before the step. Episodes of 1000 steps that the time limit cuts.
+    """
+
+    A, B, Q, R = ((1.0, 0.2), (0.0, 0.9)), (0.0, 0.5), (1.0, 0.1), 0.3  # Q is diagonal
+    length = 1000
+    truncates = True
+    _supports_transition_gradients = True
+
+    def reset_env(self, key, params):
+        state = Position(time=0, x=jax.random.normal(key, (2,)))
+        return state.x, state
+
+    def step_env(self, key, state, action, params):
+        reward = -(jnp.array(self.Q) * state.x**2).sum() - self.R * action[0] ** 2
+        state = Position(time=state.time + 1, x=jnp.array(self.A) @ state.x + jnp.array(self.B) * action[0])
+        return state.x, state, reward, jnp.array(False), {}
+
+    def action_space(self, params=None):
+        return spaces.Box(-jnp.inf, jnp.inf, (1,))
+
+    def observation_space(self, params=None):
+        return spaces.Box(-jnp.inf, jnp.inf, (2,))
+
+
+class Restless(LinearQuadratic):
+    """The same, but an episode begins where the last one ended: a reset through which a gradient could flow."""
+
+    length = 5
+
+    def step(self, key, state, action, params=None):
+        before, time = state, state.time + 1
+        _, _, reward, terminated, truncated, info = super().step(key, state, action, params)
+        _, state, *_ = self.step_env(key, before, action, params)
+        state = state.replace(time=jnp.where(truncated, 0, time))
+        return state.x, state, reward, terminated, truncated, info
+
+
 PROBES = (
     OddActions, Recall, Path, TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, TwoChoices, Masked, Target,
-    FarTarget,
+    FarTarget, LinearQuadratic, Restless,
 )  # fmt: skip
 for probe in PROBES:
     if f"{probe.__name__}-probe" not in gymnax.registered_envs:
