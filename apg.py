@@ -22,7 +22,6 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import optax
-from flax.linen.initializers import orthogonal
 from gymnax.environments import spaces
 from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
 
@@ -56,11 +55,12 @@ class Config:
             if field.type in (int, bool) and isinstance(getattr(self, field.name), jax.core.Tracer):
                 raise TypeError(f"{field.name} shapes the program, so vmap can't vary it: train once for each value")
         if self.truncation > self.num_steps:
-            longer = f"truncation = {self.truncation} is longer than the horizon, num_steps = {self.num_steps}"
-            raise ValueError(f"{longer}, and cuts nothing: use truncation = 0 for that, or a larger num_steps")
+            raise ValueError(
+                f"truncation = {self.truncation} cuts nothing in num_steps = {self.num_steps} steps: use 0"
+            )
         if self.num_updates < 1:
-            short = f"total_timesteps = {self.total_timesteps} is less than one update, num_envs * num_steps ="
-            raise ValueError(f"{short} {self.steps_per_update} env steps: use at least {self.steps_per_update}")
+            size = f"num_envs * num_steps = {self.steps_per_update} env steps"
+            raise ValueError(f"total_timesteps = {self.total_timesteps} is less than one update: use at least {size}")
 
     @property
     def steps_per_update(self):
@@ -133,40 +133,26 @@ def update_stats(stats, batch):
     return RunningStats(stats.mean + delta * batch_count / count, squares / count, count)
 
 
-def normalize(obs, stats):
-    """Observation in units of its running std, clipped to +-10."""
-    return jnp.clip((obs - stats.mean) / jnp.sqrt(stats.var + 1e-8), -10.0, 10.0)
-
-
 # --- Network ----------------------------------------------------------------------------------------------------------
-class MLP(nn.Module):
-    """(..., D) -> (..., outputs): the actor's numbers before their bounds, or the critic's value."""
-
-    outputs: int
-    hidden_size: int
-    gain: float
-
-    @nn.compact
-    def __call__(self, x):
-        for _ in range(2):  # elu as in SHAC: a gradient of the critic's slope wants it smooth
-            x = nn.elu(nn.Dense(self.hidden_size, kernel_init=orthogonal(math.sqrt(2)))(x))
-        return nn.Dense(self.outputs, kernel_init=orthogonal(self.gain))(x)
-
-
 def make_network(config):
-    """(actor, critic)"""
+    """(actor, critic): obs (..., D) -> (..., A), an action before its bounds, and obs -> (..., 1), its value."""
     env, env_params = make_env(config.env_id, config.env_params)
-    size = math.prod(env.action_space(env_params).shape)
-    return MLP(size, config.hidden_size, 0.01), MLP(1, config.hidden_size, 1.0)
+    init = nn.initializers.orthogonal
+
+    def mlp(size, gain):  # elu as in SHAC: the policy learns from the slope of the value, which should be smooth
+        hidden = [nn.Dense(config.hidden_size, kernel_init=init(math.sqrt(2))) for _ in range(2)]
+        return nn.Sequential([hidden[0], nn.elu, hidden[1], nn.elu, nn.Dense(size, kernel_init=init(gain))])
+
+    return mlp(math.prod(env.action_space(env_params).shape), 0.01), mlp(1, 1.0)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
 class TrainState(NamedTuple):
     """Everything that one update hands to the next; exactly what a checkpoint holds."""
 
-    params: dict  # actor, critic
-    target_params: Any  # the critic's, a slow copy
-    opt_state: dict
+    params: dict  # of the actor, and of the critic if there is one
+    target_params: Any  # the critic's, which follow slowly; {} without one
+    opt_state: dict  # as params
     obs_stats: RunningStats  # of observations, (D,); used and updated if normalize_obs
     env_state: Any
     obs: jax.Array  # (N, D)
@@ -174,17 +160,6 @@ class TrainState(NamedTuple):
     episode_length: jax.Array
     num_updates: jax.Array  # updates done so far
     key: jax.Array
-
-
-class Transition(NamedTuple):
-    """One step of the rollout; stacked to (T, N, ...)."""
-
-    obs: jax.Array
-    reward: jax.Array
-    terminated: jax.Array  # the episode ended by itself: its future is worth 0
-    done: jax.Array  # terminated or cut by the time limit
-    cut: jax.Array  # done, or the gradient's window is over
-    info: dict  # gymnax's: final_observation (D,), to which the action led; returned_episode_returns, _lengths
 
 
 def make_policy(config, network_fn=make_network):
@@ -205,8 +180,10 @@ def make_policy(config, network_fn=make_network):
 
 
 def network_input(config, state, obs):
-    obs = obs.astype(jnp.float32)
-    return normalize(obs, state.obs_stats) if config.normalize_obs else obs
+    """Observations, if normalize_obs in units of their running std and clipped to +-10."""
+    if not config.normalize_obs:
+        return obs.astype(jnp.float32)
+    return jnp.clip((obs - state.obs_stats.mean) / jnp.sqrt(state.obs_stats.var + 1e-8), -10.0, 10.0)
 
 
 def make_train(config, loss_fn=apg_loss, network_fn=make_network):
@@ -217,56 +194,50 @@ def make_train(config, loss_fn=apg_loss, network_fn=make_network):
     network_fn(config) -> flax modules actor, obs (..., D) -> (..., A) before the bounds, and critic, obs -> (..., 1).
     """
     env, env_params = make_env(config.env_id, config.env_params)
-    network, (init_carry, act) = dict(zip(("actor", "critic"), network_fn(config))), make_policy(config, network_fn)
-    steps = {"actor": config.num_updates, "critic": config.num_updates * config.update_epochs}
-    lr = {"actor": config.lr, "critic": config.critic_lr}
-    if config.anneal_lr:
-        lr = {name: optax.linear_schedule(lr[name], 0.0, steps[name]) for name in lr}
-    optimizer = {k: optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(lr[k])) for k in lr}
+    (actor, critic), (init_carry, act) = network_fn(config), make_policy(config, network_fn)
+
+    def make_optimizer(lr, steps):
+        lr = optax.linear_schedule(lr, 0.0, steps) if config.anneal_lr else lr
+        return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(lr))
+
+    optimizer = {"actor": make_optimizer(config.lr, config.num_updates)}
+    optimizer |= {"critic": make_optimizer(config.critic_lr, config.num_updates * config.update_epochs)}
 
     def init(key):
-        key, params_key, env_key = jax.random.split(key, 3)
+        key, actor_key, critic_key, env_key = jax.random.split(key, 4)
         obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(env_key, config.num_envs), env_params)
-        zeros, unknown, names = jnp.zeros(obs.shape[1]), jnp.float32(jnp.nan), list(network)[: 1 + config.critic]
-        params = {name: network[name].init(key, zeros) for name, key in zip(names, jax.random.split(params_key))}
-        return TrainState(
-            params=params,
-            target_params=params.get("critic", {}),
-            opt_state={name: optimizer[name].init(params[name]) for name in names},
-            obs_stats=RunningStats(zeros, zeros + 1.0, jnp.float32(1e-4)),  # 1e-4: as gymnasium's RunningMeanStd
-            env_state=env_state,
-            obs=obs,
-            episode_return=unknown,
-            episode_length=unknown,
-            num_updates=jnp.int32(0),
-            key=key,
-        )
+        zeros, unknown = jnp.zeros(obs.shape[1]), jnp.float32(jnp.nan)
+        stats = RunningStats(zeros, zeros + 1.0, jnp.float32(1e-4))  # 1e-4: as gymnasium's RunningMeanStd
+        params = {"actor": actor.init(actor_key, zeros)}
+        params |= {"critic": critic.init(critic_key, zeros)} if config.critic else {}
+        opt_state, target = {name: optimizer[name].init(x) for name, x in params.items()}, params.get("critic", {})
+        return TrainState(params, target, opt_state, stats, env_state, obs, unknown, unknown, jnp.int32(0), key)
 
     def value(params, state, obs):
-        return network["critic"].apply(params, network_input(config, state, obs)).squeeze(-1)
+        return critic.apply(params, network_input(config, state, obs)).squeeze(-1)
 
-    def env_step(acting, carry, key_and_window_over):
+    def env_step(state, carry, key_and_window_over):
         (obs, env_state), (key, window_over) = carry, key_and_window_over
         action_key, env_key = jax.random.split(key)
-        _, action = act(acting, init_carry(config.num_envs), obs, action_key, greedy=False)
-        *after, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
+        _, action = act(state, init_carry(config.num_envs), obs, action_key, greedy=False)
+        next_obs, env_state, reward, terminated, truncated, info = jax.vmap(env.step, (0, 0, 0, None))(
             jax.random.split(env_key, config.num_envs), env_state, action, env_params
         )
         done = terminated | truncated
-        cut = done | window_over  # no gradient goes back over the next episode's start, even if an environment has one
-        transition = Transition(obs, reward.astype(jnp.float32), terminated, done, cut, info)
-        return jax.tree.map(lambda x: cut_gradient(x, cut), tuple(after)), transition
+        step = {"obs": obs, "reward": reward.astype(jnp.float32), "terminated": terminated, "done": done, "info": info}
+        cut = done | window_over  # whatever a reset does, no gradient goes back from one episode to the last one
+        return jax.tree.map(lambda x: cut_gradient(x, cut), (next_obs, env_state)), step | {"cut": cut}
 
     def actor_loss(params, state, key):
-        """The loss of a rollout by these weights; to be differentiated through all of it."""
-        acting, keys = state._replace(params={"actor": params}), jax.random.split(key, config.num_steps)
-        window_over = jnp.arange(1, config.num_steps + 1) % (config.truncation or config.num_steps) == 0
-        step = functools.partial(env_step, acting)
+        """The loss of a rollout by these weights: its gradient goes through all of it."""
+        keys, count = jax.random.split(key, config.num_steps), jnp.arange(1, config.num_steps + 1)
+        step = functools.partial(env_step, state._replace(params={"actor": params}))
+        window_over = count % (config.truncation or config.num_steps) == 0
         carry, rollout = jax.lax.scan(step, (state.obs, state.env_state), (keys, window_over))
-        next_value = jnp.zeros_like(rollout.reward)
+        next_value = jnp.zeros_like(rollout["reward"])
         if config.critic:
-            next_value = value(state.target_params, state, rollout.info["final_observation"])
-        loss, metrics = loss_fn(rollout.reward, next_value, rollout.terminated, rollout.cut, config)
+            next_value = value(state.target_params, state, rollout["info"]["final_observation"])
+        loss, metrics = loss_fn(rollout["reward"], next_value, rollout["terminated"], rollout["cut"], config)
         return loss, (carry, rollout, next_value, metrics)
 
     def descend(name, state, grads):
@@ -274,42 +245,49 @@ def make_train(config, loss_fn=apg_loss, network_fn=make_network):
         params = state.params | {name: optax.apply_updates(state.params[name], updates)}
         return state._replace(params=params, opt_state=state.opt_state | {name: opt_state})
 
-    def critic_step(obs_and_target, state, _):
-        obs, target = obs_and_target
-        loss = lambda params: jnp.square(value(params, state, obs) - target).mean()  # noqa: E731
-        loss, grads = jax.value_and_grad(loss)(state.params["critic"])
-        return descend("critic", state, grads), loss
+    def critic_loss(params, state, obs, target):
+        return jnp.square(value(params, state, obs) - target).mean()
+
+    def update_critic(state, rollout, next_value):
+        """update_epochs gradient steps towards TD(lambda) returns; the target network then follows."""
+        ends = rollout["terminated"], rollout["done"]
+        target = lambda_return(rollout["reward"], next_value, *ends, config.gamma, config.lambda_)
+
+        def epoch(state, _):
+            loss, grads = jax.value_and_grad(critic_loss)(state.params["critic"], state, rollout["obs"], target)
+            return descend("critic", state, grads), loss
+
+        state, losses = jax.lax.scan(epoch, state, None, length=config.update_epochs)
+        target_params = optax.incremental_update(state.params["critic"], state.target_params, config.tau)
+        return state._replace(target_params=target_params), losses.mean()
 
     def update(state, _):
         key, rollout_key = jax.random.split(state.key)
         grads, aux = jax.grad(actor_loss, has_aux=True)(state.params["actor"], state, rollout_key)
         (obs, env_state), rollout, next_value, metrics = aux
-        state, value_loss = descend("actor", state, grads), jnp.zeros(1)
+        state, value_loss = descend("actor", state, grads), jnp.float32(0.0)
         if config.critic:
-            ends = rollout.terminated, rollout.done
-            target = lambda_return(rollout.reward, next_value, *ends, config.gamma, config.lambda_)
-            step = functools.partial(critic_step, (rollout.obs, target))
-            state, value_loss = jax.lax.scan(step, state, None, length=config.update_epochs)
-            target_params = optax.incremental_update(state.params["critic"], state.target_params, config.tau)
-            state = state._replace(target_params=target_params)
-        if config.normalize_obs:
-            state = state._replace(obs_stats=update_stats(state.obs_stats, rollout.obs.reshape(-1, obs.shape[-1])))
+            state, value_loss = update_critic(state, rollout, next_value)
+        if config.normalize_obs:  # from the next rollout on
+            flat_obs = rollout["obs"].reshape(config.steps_per_update, -1)
+            state = state._replace(obs_stats=update_stats(state.obs_stats, flat_obs))
+        info, done = rollout["info"], rollout["done"]
         state = state._replace(
             env_state=env_state,
             obs=obs,
-            episode_return=mean_of_ended(rollout.info["returned_episode_returns"], rollout.done, state.episode_return),
-            episode_length=mean_of_ended(rollout.info["returned_episode_lengths"], rollout.done, state.episode_length),
+            episode_return=mean_of_ended(info["returned_episode_returns"], done, state.episode_return),
+            episode_length=mean_of_ended(info["returned_episode_lengths"], done, state.episode_length),
             num_updates=state.num_updates + 1,
             key=key,
         )
         metrics |= {
-            "value_loss": value_loss.mean(),
-            "value_mean": next_value.mean(),
-            "grad_norm": optax.tree.norm(grads),  # of the policy, before clipping
             "episode_return": state.episode_return,
             "episode_length": state.episode_length,
-            "episode_count": rollout.done.sum(),  # by it, returns of several updates weigh in their mean
+            "episode_count": done.sum(),  # by it, returns of several updates weigh in their mean
             "env_steps": state.num_updates * config.steps_per_update,
+            "grad_norm": optax.tree.norm(grads),  # of the policy's loss, before clipping
+            "value_loss": value_loss,
+            "value_mean": next_value.mean(),
         }
         return state, metrics
 

@@ -27,10 +27,11 @@ class Brax(Adapter):
     """A robot of Brax, without Brax's own wrappers. `inner` is its pipeline state."""
 
     max_steps = 1000  # episode_length of brax.envs.create
-    _supports_transition_gradients = _transition_gradients_enabled = True
 
     def __init__(self, env):
         self.env = env
+        # MuJoCo's solver loops until it is done, and JAX can't go back through such a loop
+        self._supports_transition_gradients = self._transition_gradients_enabled = env.backend != "mjx"
 
     def begin(self, key, params):
         state = self.env.reset(key)

@@ -34,7 +34,7 @@ class PolicyOptions(Options):
 
 
 class Policies(Kind):
-    """The kind of ppo.py, ppo_rnn.py, dqn.py and pqn.py."""
+    """The kind of ppo.py, ppo_rnn.py, dqn.py, pqn.py and apg.py."""
 
     Options = PolicyOptions
     free_options = ("gif", "eval_episodes")
@@ -109,7 +109,7 @@ def reach_note(script, config):
     """What to say where a Gaussian that begins around 0, with a standard deviation of 1, hardly meets the actions."""
     env, env_params = script.make_env(config.env_id, config.env_params)
     space = env.action_space(env_params)
-    if not isinstance(space, spaces.Box):
+    if not isinstance(space, spaces.Box) or not hasattr(config, "ent_coef"):  # apg.py scales actions to their bounds
         return ""
     low, high = np.broadcast_arrays(np.asarray(space.low, np.float64), np.asarray(space.high, np.float64))
     with np.errstate(invalid="ignore"):  # bounds may be infinite

@@ -20,6 +20,7 @@ import probes  # noqa: F401 - registers an environment with odd actions
 import pytest
 from gymnax.environments import spaces
 
+import apg
 import dqn
 import ppo
 import ppo_rnn
@@ -188,8 +189,19 @@ OWN = {
         ("--max-grad-norm 0", ["use a large one"]),
         ("--network cnn --env-id DeepSea-bsuite", ["needs images", "(8, 8)"]),
     ],
+    "apg": [
+        ("--env-id CartPole-v1", ["'CartPole-v1' acts in Discrete", "which has no gradient: use ppo.py"]),
+        ("--env-id GaussianBandit-misc", ["use ppo.py"]),
+        ("--truncation 33", ["truncation = 33 cuts nothing in num_steps = 32 steps: use 0"]),
+        ("--truncation -1", ["truncation must be finite and not negative"]),
+        ("--noise -0.1", ["noise must be finite and not negative"]),
+        ("--total-timesteps 100", ["less than one update", "use at least"]),
+        ("--critic-lr nan", ["critic_lr must be finite"]),
+        ("--tau 2", ["tau must be in [0, 1]"]),
+        ("--critics", ["did you mean --critic"]),
+    ],
 }
-SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn, "pqn": pqn}
+SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn, "pqn": pqn, "apg": apg}
 BAD = [(name, *row) for name in SCRIPTS for row in (*EVERYWHERE, *OWN[name])]
 
 
@@ -219,13 +231,15 @@ def test_python_gets_a_value_error_where_something_else_would_be_trained():
         (pqn, {"num_minibatches": 3}, "use num_minibatches = 2"),
         (pqn, {"num_minibatches": 2**30}, "use num_minibatches = "),
         (pqn, {"total_timesteps": 100}, "use at least"),
+        (apg, {"truncation": 33}, "cuts nothing in num_steps = 32 steps"),
+        (apg, {"total_timesteps": 100}, "use at least"),
     ):
         with pytest.raises(ValueError, match=words):
             script.Config(**changes)
     with pytest.raises(ValueError, match=r"has continuous actions.*use ppo.py for it"):
         dqn.make_train(dqn.Config("Pendulum-v1"))
     for script in SCRIPTS.values():
-        only = "use ppo.py or ppo_rnn.py" if script is pqn else "Discrete, MultiDiscrete or Box only"
+        only = "use ppo.py or ppo_rnn.py" if script in (pqn, apg) else "Discrete, MultiDiscrete or Box only"
         with pytest.raises(ValueError, match=rf"acts in Tuple.*{only}"):
             script.make_train(script.Config("OddActions-probe"))
     assert ppo.Config(num_envs=np.int64(4), lr=jnp.float32(1e-3), gamma=1).num_updates == 976
@@ -856,3 +870,4 @@ def test_actions_out_of_reach_are_said(low, high, said):
 
     script = types.SimpleNamespace(make_env=lambda env_id, changes: (Env(), None))
     assert ("will hardly reach them" in reach_note(script, ppo.Config())) == said
+    assert not reach_note(script, apg.Config())  # it has tanh and the bounds' own scale

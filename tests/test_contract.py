@@ -15,6 +15,7 @@ import pytest
 from conftest import QUICKEST
 from gymnax.environments import spaces
 
+import apg
 import dqn
 import environments  # noqa: F401 - registers one more
 import meta_evolve_loss as meta
@@ -90,6 +91,16 @@ CASES = {
         ),
         COMMON | {"q_loss", "q_mean", "epsilon"},
     ),
+    "apg": Case(
+        apg,
+        apg.Config(total_timesteps=2048, num_envs=4, num_steps=32, update_epochs=2, hidden_size=8),
+        dict(lr=3e-4, gamma=0.9, max_grad_norm=0.05, noise=0.1, critic_lr=1e-2, lambda_=0.3, tau=0.1),
+        dict(
+            env_id="Reacher-misc", env_params="max_steps_in_episode=50", total_timesteps=4096, num_envs=8, num_steps=64,
+            truncation=16, anneal_lr=False, critic=False, update_epochs=1, hidden_size=16, normalize_obs=True,
+        ),
+        COMMON | {"policy_loss", "value_loss", "value_mean"},
+    ),
 }  # fmt: skip
 FLOATS = [(name, field) for name, case in CASES.items() for field in case.floats]
 STATICS = [(name, field) for name, case in CASES.items() for field in case.statics]
@@ -104,6 +115,8 @@ VARIANTS = {
     "dqn": ("dqn", DISCRETE),
     "dqn, n_step": ("dqn", DISCRETE | dict(n_step=3, double_dqn=True)),
     "pqn": ("pqn", DISCRETE),
+    "apg": ("apg", LIMIT | dict(normalize_obs=True)),
+    "apg, no critic": ("apg", LIMIT | dict(critic=False, truncation=5)),
 }
 VARIANTS = {
     name: CASES[script]._replace(config=replace(CASES[script].config, total_timesteps=20 * 128, **changes))
@@ -268,7 +281,7 @@ def test_vmap_over_seeds_equals_one_by_one_and_seeds_differ(name):
 
 def test_nests_in_another_jitted_program_with_a_loss_of_its_own(case):
     """What meta-evolution does: an outer loop, in one program, over a loss with a traced parameter."""
-    default = {dqn: dqn.dqn_loss, pqn: pqn.pqn_loss}.get(case.script, ppo.ppo_loss)
+    default = {dqn: dqn.dqn_loss, pqn: pqn.pqn_loss, apg: apg.apg_loss}.get(case.script, ppo.ppo_loss)
 
     def gradient(scale, key):
         def loss_fn(*args):
@@ -288,7 +301,8 @@ def test_nests_in_another_jitted_program_with_a_loss_of_its_own(case):
 def test_an_environment_first_made_inside_a_jit_can_be_used_again(case):
     """MinAtar's constants must not be tracers of the program that happened to make the environment first."""
     case.script.make_env.cache_clear()
-    for env_id in ("Asterix-MinAtar", "FourRooms-misc", "DeepSea-bsuite"):
+    names = "Asterix-MinAtar", "FourRooms-misc", "DeepSea-bsuite"
+    for env_id in ("Reacher-misc", "PointRobot-misc") if case.script is apg else names:
         for _ in range(2):
             jax.make_jaxpr(
                 lambda lr, env_id=env_id: case.train(lr=lr, env_id=env_id)(jax.random.key(0), num_updates=1)
@@ -372,19 +386,20 @@ def test_every_box_environment_can_be_trained_on(name, env_id):
     case = CASES[name]
     env, env_params = gymnax.make(env_id)
     continuous = isinstance(env.action_space(env_params), spaces.Box)
-    if continuous and case.script in (dqn, pqn):
-        with pytest.raises(ValueError, match=r"(continuous actions|acts in Box).*use ppo\.py"):
+    smooth = env.supports_transition_gradients
+    if (continuous and case.script in (dqn, pqn)) or (not smooth and case.script is apg):
+        with pytest.raises(ValueError, match=r"(continuous actions|acts in Box|no gradient).*use ppo\.py"):
             case.train(env_id=env_id)
         return
     state, _ = jax.eval_shape(lambda key: case.train(env_id=env_id)(key, num_updates=1), jax.random.key(0))
     assert state.obs.shape == (4, np.prod(env.observation_space(env_params).shape))
-    assert ("log_std" in state.params["params"]) == continuous
+    assert case.script is apg or ("log_std" in state.params["params"]) == continuous
 
 
 AWKWARD = [  # int32 observations, int32 rewards, two action dimensions, three-dimensional observations
     ("ppo", "FourRooms-misc"), ("ppo", "UmbrellaChain-bsuite"), ("ppo", "Reacher-misc"), ("ppo", "Breakout-MinAtar"),
     ("ppo_rnn", "UmbrellaChain-bsuite"), ("dqn", "FourRooms-misc"), ("dqn", "UmbrellaChain-bsuite"),
-    ("pqn", "UmbrellaChain-bsuite"),
+    ("pqn", "UmbrellaChain-bsuite"), ("apg", "Reacher-misc"), ("apg", "PointRobot-misc"),
 ]  # fmt: skip
 
 
@@ -445,6 +460,7 @@ NETWORKS = {
     ),
     "dqn": lambda config: DuelingQ(2),
     "pqn": lambda config: DuelingQ(2),
+    "apg": lambda config: (nn.Dense(1), nn.Dense(1)),
 }
 
 
@@ -459,7 +475,7 @@ def test_another_network_trains_and_acts_without_an_edit(name):
         assert (x != after[path]).any(), f"{jax.tree_util.keystr(path)} was not trained"
     init_carry, act = script.make_policy(config, network_fn=NETWORKS[name])
     _, action = act(state, init_carry(4), state.obs, jax.random.key(0), True)
-    assert action.shape == (4,) and np.isfinite(metrics["grad_norm"]).all()
+    assert action.shape == ((4, 1) if script is apg else (4,)) and np.isfinite(metrics["grad_norm"]).all()
 
 
 def test_a_value_of_a_wrong_shape_is_an_error_and_no_broadcast():
@@ -486,6 +502,8 @@ def test_a_value_of_a_wrong_shape_is_an_error_and_no_broadcast():
             loss_fn(jnp.zeros((16, 2)), batch, None)
     with pytest.raises(AssertionError, match=r"3, 2, 1"):
         pqn.lambda_return(jnp.zeros((3, 2)), jnp.zeros((3, 2, 1)), *[jnp.zeros((3, 2))] * 2, 0.9, 0.9)
+    with pytest.raises(ValueError, match=r"squeeze"):
+        apg.make_train(CASES["apg"].config, network_fn=lambda config: (nn.Dense(1), nn.Dense(2)))(jax.random.key(0))
     with pytest.raises(AssertionError, match=r"3, 2, 1"):
         ppo.gae(*[jnp.zeros((3, 2))] * 2, jnp.zeros((3, 2, 1)), *[jnp.zeros((3, 2))] * 2, 0.9, 0.9)
 

@@ -11,12 +11,13 @@ import pytest
 
 pytestmark = pytest.mark.slow  # thirty programs traced
 ROOT = Path(__file__).resolve().parent.parent
-PPO, RNN, DQN, PQN = ("ppo.py", "ppo_rnn.py", "dqn.py", "pqn.py")
+PPO, RNN, DQN, PQN, APG = ("ppo.py", "ppo_rnn.py", "dqn.py", "pqn.py", "apg.py")
 SMALL = {
     PPO: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8),
     RNN: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8, embedding_size=8),
     PQN: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8),
     DQN: dict(num_envs=2, total_timesteps=128, learning_starts=32, buffer_size=64, batch_size=4, log_frequency=32),
+    APG: dict(num_envs=2, num_steps=16, total_timesteps=128, hidden_size=8),
 }
 
 
@@ -36,12 +37,14 @@ EDITS = {
         RNN: Edit("optax.adam(learning_rate, eps=1e-5)", "optax.adamw(learning_rate, weight_decay=0.01)"),
         DQN: Edit("optax.adam(config.lr)", "optax.adamw(config.lr, weight_decay=0.01)"),
         PQN: Edit("optax.radam(lr)", "optax.adamw(lr, weight_decay=0.01)"),
+        APG: Edit("optax.adam(lr)", "optax.adamw(lr, weight_decay=0.01)"),
     },
     "another schedule": {
         PPO: Edit("(left if config.anneal_lr else 1.0)", "0.5 * (1.0 + jnp.cos(jnp.pi * (1.0 - left)))"),
         RNN: Edit("(left if config.anneal_lr else 1.0)", "0.5 * (1.0 + jnp.cos(jnp.pi * (1.0 - left)))"),
         DQN: Edit("optax.adam(config.lr)", "optax.adam(optax.cosine_decay_schedule(config.lr, 10_000))"),
         PQN: Edit("optax.linear_schedule(config.lr, 0.0, gradient_steps)", "optax.cosine_decay_schedule(config.lr, 9)"),
+        APG: Edit("optax.linear_schedule(lr, 0.0, steps)", "optax.cosine_decay_schedule(lr, steps)"),
     },
     "one more layer": {
         PPO: Edit("dense[0], activation, dense[1]", "dense[0], nn.LayerNorm(), activation, dense[1]"),
@@ -51,6 +54,7 @@ EDITS = {
             "        return nn.Dense(self.num_actions)(x)",
             "        x = nn.relu(nn.Dense(8)(x))\n        return nn.Dense(self.num_actions)(x)",
         ),
+        APG: Edit("hidden[1], nn.elu,", "hidden[1], nn.LayerNorm(), nn.elu,"),
     },
     "another head": {  # logits that are bounded, and a dueling network
         PPO: Edit("Categorical(logits=output)", "Categorical(logits=10 * jnp.tanh(output / 10))"),
@@ -70,22 +74,26 @@ EDITS = {
         RNN: Edit('"value_mean": batch', '"spread": batch.advantage.std(),\n            "value_mean": batch'),
         DQN: Edit('"q_mean": value.mean()', '"q_mean": value.mean(), "spread": batch.target.std()'),
         PQN: Edit('"q_mean": value.mean()', '"q_mean": value.mean(), "spread": batch.target.std()'),
+        APG: Edit('{"policy_loss": loss}', '{"policy_loss": loss, "spread": window_return.std()}'),
     },
     "a bonus for exploring": {
         PPO: Edit(f"{STEP}, terminated", f"{STEP}{BONUS}, terminated"),
         RNN: Edit(f"{STEP}, terminated", f"{STEP}{BONUS}, terminated"),
         DQN: Edit(f"{STEP},", f"{STEP}{BONUS},"),
         PQN: Edit(f"{STEP}, terminated", f"{STEP}{BONUS}, terminated"),
+        APG: Edit(f"{STEP},", f"{STEP}{BONUS},"),
     },
     "an observation wrapper": dict.fromkeys(
         (PPO, RNN, DQN, PQN),
         Edit("LogWrapper(FlattenObservationWrapper(env))", "LogWrapper(FlattenObservationWrapper(Halve(env)))"),
-    ),
+    )
+    | {APG: Edit("Wrapper(env.with_transition_gradients())", "Wrapper(Halve(env.with_transition_gradients()))")},
     "other first weights": {
         PPO: Edit("kernel_init=orthogonal(math.sqrt(2))) for _", "kernel_init=nn.initializers.he_normal()) for _"),
         RNN: Edit("kernel_init=orthogonal(gain))", "kernel_init=nn.initializers.he_normal())"),
         DQN: Edit("nn.Dense(self.hidden_size)", "nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())"),
         PQN: Edit("nn.Dense(self.hidden_size)", "nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())"),
+        APG: Edit("kernel_init=init(gain)", "kernel_init=nn.initializers.he_normal()"),
     },
     "one more term of the loss": {
         PPO: Edit(
@@ -96,12 +104,14 @@ EDITS = {
         ),
         DQN: Edit('return loss, {"q_loss"', 'return loss + 0.1 * jnp.square(q).mean(), {"q_loss"'),
         PQN: Edit('return loss, {"q_loss"', 'return loss + 0.1 * jnp.square(q).mean(), {"q_loss"'),
+        APG: Edit('return loss, {"policy_loss"', 'return loss + 0.1 * reward.std(), {"policy_loss"'),
     },
     "other exploration": {
         PPO: Edit("distribution.sample(seed=key)", "distribution.sample(seed=jax.random.fold_in(key, 1))"),
         RNN: Edit("distribution.sample(seed=key)", "distribution.sample(seed=jax.random.fold_in(key, 1))"),
         DQN: Edit("jnp.minimum(env_steps / length, 1.0)", "jnp.minimum(env_steps / length, 1.0) ** 2"),
         PQN: Edit("jnp.minimum(env_steps / length, 1.0)", "jnp.minimum(env_steps / length, 1.0) ** 2"),
+        APG: Edit("jax.random.normal(key, x.shape)", "jax.random.laplace(key, x.shape)"),
     },
 }
 

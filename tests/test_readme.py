@@ -9,6 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+import apg
 import dqn
 import meta_evolve_loss
 import ppo
@@ -23,7 +24,7 @@ from runner.policies import Policies
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SCALE = (ROOT / "docs/scale.md").read_text()
-TRAINING = {"ppo.py": ppo, "ppo_rnn.py": ppo_rnn, "dqn.py": dqn, "pqn.py": pqn}
+TRAINING = {"ppo.py": ppo, "ppo_rnn.py": ppo_rnn, "dqn.py": dqn, "pqn.py": pqn, "apg.py": apg}
 COMMAND = re.compile(r"^(?:\.venv/bin/)?python (\w+\.py)(.*)", re.MULTILINE)
 
 
