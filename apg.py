@@ -33,18 +33,18 @@ class Config:
 
     env_id: str = "Pendulum-v1"  # an environment with Box actions whose step can be differentiated
     env_params: str = ""  # changes to the environment's own parameters, as in "gravity=20,max_steps_in_episode=200"
-    total_timesteps: int = 500_000  # env steps over all envs of one agent; cut to whole updates
-    num_envs: int = 64  # N, environments stepped in parallel by one agent
+    total_timesteps: int = 300_000  # env steps over all envs of one agent; cut to whole updates
+    num_envs: int = 16  # N, environments stepped in parallel by one agent
     num_steps: int = 32  # T, the horizon: steps per environment and update
     truncation: int = 0  # gradients go back through so many steps at most; 0: through the whole horizon
     lr: float = 2e-3  # learning rate of the policy
     anneal_lr: bool = True  # lower both learning rates linearly to 0 over the run
-    gamma: float = 0.99  # discount
+    gamma: float = 0.95  # discount
     max_grad_norm: float = 1.0  # gradients are clipped to this global norm
     noise: float = 0.3  # std of the noise added to an action before its bounds; 0: none, also in training
     critic: bool = True  # SHAC: a value stands for all that comes after the gradient's end; without one that is 0
-    critic_lr: float = 2e-3  # learning rate of the critic
-    update_epochs: int = 16  # gradient steps of the critic per update, each on the whole rollout
+    critic_lr: float = 1e-2  # learning rate of the critic
+    update_epochs: int = 4  # gradient steps of the critic per update, each on the whole rollout
     lambda_: float = 0.95  # the critic's targets bootstrap at each step (0), or where episode or rollout ends only (1)
     tau: float = 0.5  # how far the target network moves to the critic after each update
     hidden_size: int = 64  # width of the two hidden layers of the actor and of the critic
@@ -248,16 +248,16 @@ def make_train(config, loss_fn=apg_loss, network_fn=make_network):
     def critic_loss(params, state, obs, target):
         return jnp.square(value(params, state, obs) - target).mean()
 
+    def critic_step(obs, target, state, _):
+        loss, grads = jax.value_and_grad(critic_loss)(state.params["critic"], state, obs, target)
+        return descend("critic", state, grads), loss
+
     def update_critic(state, rollout, next_value):
-        """update_epochs gradient steps towards TD(lambda) returns; the target network then follows."""
+        """update_epochs steps towards the TD(lambda) returns; then the target network follows."""
         ends = rollout["terminated"], rollout["done"]
         target = lambda_return(rollout["reward"], next_value, *ends, config.gamma, config.lambda_)
-
-        def epoch(state, _):
-            loss, grads = jax.value_and_grad(critic_loss)(state.params["critic"], state, rollout["obs"], target)
-            return descend("critic", state, grads), loss
-
-        state, losses = jax.lax.scan(epoch, state, None, length=config.update_epochs)
+        step = functools.partial(critic_step, rollout["obs"], target)
+        state, losses = jax.lax.scan(step, state, None, length=config.update_epochs)
         target_params = optax.incremental_update(state.params["critic"], state.target_params, config.tau)
         return state._replace(target_params=target_params), losses.mean()
 
@@ -271,25 +271,13 @@ def make_train(config, loss_fn=apg_loss, network_fn=make_network):
         if config.normalize_obs:  # from the next rollout on
             flat_obs = rollout["obs"].reshape(config.steps_per_update, -1)
             state = state._replace(obs_stats=update_stats(state.obs_stats, flat_obs))
-        info, done = rollout["info"], rollout["done"]
-        state = state._replace(
-            env_state=env_state,
-            obs=obs,
-            episode_return=mean_of_ended(info["returned_episode_returns"], done, state.episode_return),
-            episode_length=mean_of_ended(info["returned_episode_lengths"], done, state.episode_length),
-            num_updates=state.num_updates + 1,
-            key=key,
-        )
-        metrics |= {
-            "episode_return": state.episode_return,
-            "episode_length": state.episode_length,
-            "episode_count": done.sum(),  # by it, returns of several updates weigh in their mean
-            "env_steps": state.num_updates * config.steps_per_update,
-            "grad_norm": optax.tree.norm(grads),  # of the policy's loss, before clipping
-            "value_loss": value_loss,
-            "value_mean": next_value.mean(),
-        }
-        return state, metrics
+        done, env_steps = rollout["done"], (state.num_updates + 1) * config.steps_per_update
+        known = {name: getattr(state, name) for name in ("episode_return", "episode_length")}
+        ended = {name: mean_of_ended(rollout["info"][f"returned_{name}s"], done, x) for name, x in known.items()}
+        state = state._replace(env_state=env_state, obs=obs, num_updates=state.num_updates + 1, key=key, **ended)
+        metrics |= ended | {"episode_count": done.sum(), "env_steps": env_steps}  # by the count returns are weighed
+        metrics |= {"value_loss": value_loss, "value_mean": next_value.mean()}
+        return state, metrics | {"grad_norm": optax.tree.norm(grads)}  # of the policy, before clipping
 
     def train(key, state=None, num_updates=config.num_updates):
         with jax.enable_x64(False):  # gymnax's environments would mix 32 and 64 bits
