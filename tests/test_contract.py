@@ -94,7 +94,7 @@ CASES = {
     "apg": Case(
         apg,
         apg.Config(total_timesteps=2048, num_envs=4, num_steps=32, update_epochs=2, hidden_size=8),
-        dict(lr=3e-4, gamma=0.9, max_grad_norm=0.05, noise=0.1, critic_lr=1e-2, lambda_=0.3, tau=0.1),
+        dict(lr=3e-4, gamma=0.9, max_grad_norm=0.05, noise=0.1, critic_lr=3e-3, lambda_=0.3, tau=0.1),
         dict(
             env_id="Reacher-misc", env_params="max_steps_in_episode=50", total_timesteps=4096, num_envs=8, num_steps=64,
             truncation=16, anneal_lr=False, critic=False, update_epochs=1, hidden_size=16, normalize_obs=True,
