@@ -652,6 +652,7 @@ OTHERS = {
     "dqn": Promise(["--total-timesteps", "1e5"], 90, 150.0),
     # Two fifths of the default length: half-learned
     "pqn": Promise(["--total-timesteps", "2e5"], 195, 250.0),
+    "apg": Promise([], 585, -210.0),  # the default length; random actions: -1200
 }
 
 
