@@ -56,6 +56,8 @@ class Config:
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # gradients are clipped to this global norm
     activation: Literal["tanh", "relu"] = "tanh"  # of the layers beside the memory
+    network: Literal["mlp", "cnn"] = "mlp"  # cnn: a convolution before the embedding, for images
+    kernel_size: int = 3  # height and width of the convolution's filters
     embedding_size: int = 64  # E, width of the layer between observation and memory
     cell: Literal["gru", "lstm"] = "gru"  # the kind of memory
     hidden_size: int = 64  # H, width of the memory, and of the hidden layer of the actor and of the critic
@@ -250,6 +252,25 @@ def orthogonal_per_gate(key, shape, dtype=jnp.float32):
     return blocks.swapaxes(0, 1).reshape(shape)
 
 
+class Convolution(nn.Module):
+    """(..., D) -> (..., F): 16 filters and relu, over the image that D was (Young & Tian 2019, MinAtar: of 3x3).
+
+    Written as a dense layer over patches: under vmap over members that stays a matrix product, where nn.Conv becomes a
+    grouped convolution (8 members of Breakout-MinAtar on 2 cores: 7,100 against 700 env steps/s).
+    """
+
+    image_shape: tuple[int, int, int]  # height, width, channels
+    kernel_size: int = 3
+
+    @nn.compact
+    def __call__(self, obs):
+        (height, width, _), at = self.image_shape, range(self.kernel_size)
+        image = obs.reshape(*obs.shape[:-1], *self.image_shape)
+        patches = [image[..., i : height - at[-1] + i, j : width - at[-1] + j, :] for i in at for j in at]
+        filters = nn.Dense(16, kernel_init=orthogonal(math.sqrt(2)))
+        return nn.relu(filters(jnp.concatenate(patches, axis=-1))).reshape(*obs.shape[:-1], -1)
+
+
 class Memory(nn.Module):
     """One step of the memory, the same one for acting and for learning."""
 
@@ -286,12 +307,15 @@ class RecurrentActorCritic(nn.Module):
     cell: str
     hidden_size: int
     activation: str
+    image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
+    kernel_size: int = 3
 
     def setup(self):
         space, discrete = self.action_space, not isinstance(self.action_space, spaces.Box)
         choices = getattr(space, "num_categories", None)  # of MultiDiscrete
         action_dim = len(choices) * max(choices) if choices else space.n if discrete else math.prod(space.shape)
         self.nonlinear = {"tanh": nn.tanh, "relu": nn.relu}[self.activation]
+        self.convolution = Convolution(self.image_shape, self.kernel_size) if self.image_shape else lambda obs: obs
         self.embedding = self.dense(self.embedding_size, math.sqrt(2))
         self.input_gates = nn.Dense(GATES[self.cell] * self.hidden_size)
         self.memory_gates = Memory(self.cell, self.hidden_size)
@@ -308,7 +332,7 @@ class RecurrentActorCritic(nn.Module):
 
     def embed(self, obs):
         """(..., D) -> (..., G * H), what the observation adds to the gates"""
-        return self.input_gates(self.nonlinear(self.embedding(obs)))
+        return self.input_gates(self.nonlinear(self.embedding(self.convolution(obs))))
 
     def remember(self, carry, obs):
         """carry (..., H), obs (..., D) -> carry (..., H), in which obs has been seen."""
@@ -333,8 +357,10 @@ class RecurrentActorCritic(nn.Module):
 
 def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
-    action_space = env.action_space(env_params)
-    return RecurrentActorCritic(action_space, config.embedding_size, config.cell, config.hidden_size, config.activation)
+    shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
+    image = {"mlp": None, "cnn": shape}[config.network]
+    sizes = config.embedding_size, config.cell, config.hidden_size
+    return RecurrentActorCritic(env.action_space(env_params), *sizes, config.activation, image, config.kernel_size)
 
 
 def unroll(network, params, carry, obs, done):

@@ -61,7 +61,7 @@ CASES = {
         ppo_rnn,
         ppo_rnn.Config("CartPole-v1", total_timesteps=2048, num_envs=4, num_steps=32, embedding_size=8, hidden_size=8),
         PPO_FLOATS,
-        PPO_STATICS | dict(cell="lstm", embedding_size=16),
+        PPO_STATICS | dict(cell="lstm", embedding_size=16, network="cnn", kernel_size=5),
         PPO_METRICS,
     ),
     "dqn": Case(
@@ -249,7 +249,8 @@ def test_a_static_field_that_is_vmapped_is_named(name, field):
 
 @pytest.mark.parametrize(("name", "field"), STATICS)
 def test_each_static_field_changes_the_program(name, field):
-    images = {"env_id": "Breakout-MinAtar"} if field == "network" else {}  # the one that needs them
+    images = {"env_id": "Breakout-MinAtar"} if field in ("network", "kernel_size") else {}  # those that need them
+    images |= {"network": "cnn"} if field == "kernel_size" else {}
     before = program(name, **images) if images else default_program(name)
     assert before != program(name, **images, **{field: CASES[name].statics[field]})
 

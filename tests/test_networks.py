@@ -11,6 +11,7 @@ import pytest
 
 import dqn
 import ppo
+import ppo_rnn
 import pqn
 
 SMALL = {
@@ -19,21 +20,26 @@ SMALL = {
         "Breakout-MinAtar", total_timesteps=400, learning_starts=100, log_frequency=100, buffer_size=200, batch_size=8,
         hidden_size=8, last_hidden_size=8, network="cnn",
     ),
+    "ppo_rnn": ppo_rnn.Config(
+        "Breakout-MinAtar", total_timesteps=256, num_envs=4, num_steps=32, embedding_size=8, hidden_size=8,
+        network="cnn",
+    ),
     "pqn": pqn.Config("Breakout-MinAtar", total_timesteps=256, num_envs=4, num_steps=32, hidden_size=8, network="cnn"),
 }  # fmt: skip
-SCRIPTS = {"ppo": ppo, "dqn": dqn, "pqn": pqn}
+SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn, "pqn": pqn}
 
 
+@pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_convolution_is_flaxs_own(name):
-    """The same kernel, given as (3, 3, channels, filters) there and as one matrix of patches here."""
+def test_convolution_is_flaxs_own(name, size):
+    """The same kernel, given as (size, size, channels, filters) there and as one matrix of patches here."""
     obs = jax.random.uniform(jax.random.key(0), (2, 5, 7 * 6 * 4))  # not square: rows and columns can't be swapped
-    layer = SCRIPTS[name].Convolution((7, 6, 4))
+    layer = SCRIPTS[name].Convolution((7, 6, 4), size)
     params = layer.init(jax.random.key(1), obs)["params"]["Dense_0"]
     params = {"kernel": params["kernel"], "bias": jnp.linspace(-0.1, 0.1, 16)}
-    theirs = {"kernel": params["kernel"].reshape(3, 3, 4, 16), "bias": params["bias"]}
+    theirs = {"kernel": params["kernel"].reshape(size, size, 4, 16), "bias": params["bias"]}
     image = obs.reshape(2, 5, 7, 6, 4)
-    expected = nn.relu(nn.Conv(16, (3, 3), padding="VALID").apply({"params": theirs}, image)).reshape(2, 5, -1)
+    expected = nn.relu(nn.Conv(16, (size, size), padding="VALID").apply({"params": theirs}, image)).reshape(2, 5, -1)
     np.testing.assert_allclose(layer.apply({"params": {"Dense_0": params}}, obs), expected, atol=1e-5)
 
 
@@ -46,7 +52,7 @@ def test_every_parameter_of_a_cnn_is_trained(name):
     assert all(distance > 0 for distance in jax.tree.leaves(moved)), moved
     assert np.isfinite(metrics["grad_norm"]).all()
     kernels = [x.shape for x in jax.tree.leaves(state.params) if x.shape == (36, 16)]
-    expected = {"ppo": 2, "dqn": 1, "pqn": 1}  # an actor and a critic that share nothing, or one network
+    expected = {"ppo": 2, "ppo_rnn": 1, "dqn": 1, "pqn": 1}  # an actor and a critic that share nothing, or one network
     assert len(kernels) == expected[name]
 
 
@@ -63,3 +69,11 @@ def test_the_image_is_what_the_environment_shows():
         assert ppo.make_network(replace(SMALL["ppo"], env_id=env_id)).image_shape == obs.shape
         flat = ppo.make_env(env_id, "")[0].reset(jax.random.key(0), env_params)[0]
         np.testing.assert_array_equal(flat.reshape(obs.shape), obs)
+
+
+def test_a_memory_sees_images_through_filters_of_either_size():
+    config = replace(SMALL["ppo_rnn"], kernel_size=5)
+    state, _ = jax.jit(lambda key: ppo_rnn.make_train(config)(key, num_updates=1))(jax.random.key(0))
+    assert state.params["params"]["convolution"]["Dense_0"]["kernel"].shape == (5 * 5 * 4, 16)
+    # The rollout goes one step at a time, the learning pass over whole sequences: both must see the same
+    assert state.params["params"]["embedding"]["kernel"].shape == (6 * 6 * 16, 8)

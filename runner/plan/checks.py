@@ -22,7 +22,7 @@ LARGEST = float(np.finfo(np.float32).max)  # what JAX's floats can hold
 LARGEST_INT = 2**31 - 1
 AT_LEAST_ONE = {
     "total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs", "hidden_size", "embedding_size",
-    "last_hidden_size", "buffer_size", "learning_starts", "train_frequency", "batch_size", "n_step",
+    "kernel_size", "last_hidden_size", "buffer_size", "learning_starts", "train_frequency", "batch_size", "n_step",
     "target_network_frequency", "log_frequency", "loss_hidden_size", "population", "generations", "seeds_per_candidate",
 }  # fmt: skip
 SHARES = {"gamma", "gae_lambda", "lambda_", "tau", "start_e", "end_e", "exploration_fraction"}  # from 0 to 1
@@ -36,7 +36,7 @@ def valid_config(script, values):
         if field.init:
             check_value(field, values[field.name])
     for env_id in script.kind.env_ids(values):
-        check_environment(script, env_id, values["env_params"], values.get("network"))
+        check_environment(script, env_id, values["env_params"], values.get("network"), values.get("kernel_size"))
     try:
         return script.Config(**values)
     except ValueError as error:
@@ -111,7 +111,7 @@ def check_options(options):
 
 
 # --- Environments -----------------------------------------------------------------------------------------------------
-def check_environment(script, env_id, changes="", network=None):
+def check_environment(script, env_id, changes="", network=None, kernel_size=None):
     """Raises UsageError for an environment that is not there, or that the script can't play, or with such changes."""
     if env_id not in gymnax.registered_envs:
         raise UsageError(f"env_id {env_id!r} is not a gymnax environment; {instead_of(env_id)}")
@@ -135,10 +135,11 @@ def check_environment(script, env_id, changes="", network=None):
     except ValueError as error:  # actions that the algorithm can't handle
         raise UsageError(str(error)) from error
     shape = env.observation_space(env_params).shape
-    if network == "cnn" and (len(shape) != 3 or min(shape[:2]) < 3):
+    size = kernel_size or 3  # of those without a setting for it
+    if network == "cnn" and (len(shape) != 3 or min(shape[:2]) < size):
         raise UsageError(
-            f"network = cnn needs images of shape (height, width, channels), 3x3 or larger, but {env_id} shows"
-            f" {shape}: use network = mlp"
+            f"network = cnn needs images of shape (height, width, channels), {size}x{size} or larger, but {env_id}"
+            f" shows {shape}: use network = mlp{' or a smaller kernel_size' if len(shape) == 3 and size > 3 else ''}"
         )
 
 
