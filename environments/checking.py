@@ -12,6 +12,7 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment
 
 from environments.adapter import is_key
+from environments.lanes import whole_games
 from environments.tracing import findings, told
 
 NUM_ENVS, NUM_STEPS = 32, 500  # random steps that are looked at
@@ -44,7 +45,8 @@ def check(env, env_params=None):
 def run_findings(env, env_params):
     """(faults, notes, speed) of random steps."""
     rollout = Rollout(env, env_params)
-    keys = jax.random.split(jax.random.key(0), NUM_ENVS)
+    count = whole_games(rollout.num_agents, NUM_ENVS)
+    keys = jax.random.split(jax.random.key(0), count)
     play = jax.jit(jax.vmap(rollout.play, (None, 0, None)))
     loop, few = play(env_params, jax.jit(jax.vmap(rollout.begin, (None, 0)))(env_params, keys), 0)
     first, seen = jax.block_until_ready(loop.first), [few.scalars]
@@ -53,8 +55,8 @@ def run_findings(env, env_params):
         loop, steps = play(env_params, loop, index)
         seen.append(steps.scalars)
     jax.block_until_ready(loop)
-    rate = NUM_ENVS * (NUM_STEPS - FEW) / (time.perf_counter() - started)
-    speed = f"{rate:,.0f} steps/s, {NUM_ENVS} environments at once, {jax.devices()[0].platform}"
+    rate = count * (NUM_STEPS - FEW) / (time.perf_counter() - started)
+    speed = f"{rate:,.0f} steps/s, {count} environments at once, {jax.devices()[0].platform}"
 
     many = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *seen)
     faults = observation_findings(loop, env.observation_space(env_params)) + time_findings(first, many)
@@ -104,7 +106,7 @@ class Rollout:
 
     def __init__(self, env, env_params):
         self.env, self.action_space = env, env.action_space(env_params)
-        self.masked = getattr(env, "num_masked", 0)
+        self.masked, self.num_agents = getattr(env, "num_masked", 0), getattr(env, "num_agents", 1)
         self.has_step_env = isinstance(env, Environment) and type(env).step is Environment.step
 
     def begin(self, env_params, key):
@@ -117,9 +119,13 @@ class Rollout:
         """FEW steps from the index-th on: (Loop, Steps)."""
         return jax.lax.scan(functools.partial(self.step, env_params), loop, index + jnp.arange(FEW))
 
-    def plain(self, env_params, key):
-        """The first Steps of one environment."""
-        return self.play(env_params, self.begin(env_params, key), 0)[1]
+    def plain(self, env_params, keys):
+        """The first Steps of one environment, or of all agents of one."""
+
+        def steps(key):
+            return self.play(env_params, self.begin(env_params, key), 0)[1]
+
+        return steps(keys[0]) if self.num_agents == 1 else jax.vmap(steps)(keys[: self.num_agents])
 
     def step(self, env_params, loop, index):
         action_key, key = jax.random.split(jax.random.fold_in(loop.key, index))
@@ -277,7 +283,7 @@ def time_findings(first, steps):
 def chance_notes(env_params, first, steps):
     """Lines on what is right in some environments and a mistake in others."""
     notes = []
-    number = f"{NUM_ENVS * NUM_STEPS:,} random steps"
+    number = f"{steps.reward.size:,} random steps"
     if not steps.reward.any():
         notes.append(f"all rewards are 0 in {number}: fine if rewards are rare, else look at step_env")
     start = [without_keys(x) for x in jax.tree.leaves(first)]
@@ -335,13 +341,13 @@ def limit_findings(env_params, rollout, few, play, keys):
 # --- Plain steps ------------------------------------------------------------------------------------------------------
 def agreement_findings(env, env_params, rollout, few, keys):
     """(faults, notes): plain steps, without jit, give twice the same, and the same as jit and vmap."""
-    count = operations(jax.make_jaxpr(rollout.plain)(env_params, keys[0]).jaxpr)
+    count = operations(jax.make_jaxpr(rollout.plain)(env_params, keys).jaxpr)
     if count > MOST_OPERATIONS:
         return [], [f"plain steps are not compared with jit's: {FEW} of them take {count:,} operations, one by one"]
     before = attributes(env)
     try:
         with jax.disable_jit():
-            first, second = rollout.plain(env_params, keys[0]), rollout.plain(env_params, keys[0])
+            first, second = rollout.plain(env_params, keys), rollout.plain(env_params, keys)
     except Exception as error:  # whatever the user's code raises
         return [], [f"plain steps, without jit, fail: {told(error)}"]
     kept = kept_on_self(before, attributes(env))
@@ -349,9 +355,9 @@ def agreement_findings(env, env_params, rollout, few, keys):
         return kept, []
     if not alike(first, second):
         return ["the same key gives different steps: draw from the key, not from np.random, random or the clock"], []
-    if alike(first, jax.tree.map(lambda x: x[0], few)):
+    if alike(first, jax.tree.map(lambda x: x[0 if rollout.num_agents == 1 else slice(rollout.num_agents)], few)):
         return [], []
-    by = "vmap" if alike(first, jax.jit(rollout.plain)(env_params, keys[0])) else "jit"
+    by = "vmap" if alike(first, jax.jit(rollout.plain)(env_params, keys)) else "jit"
     return [f"{by} gives other numbers than plain steps: use jax.numpy, and keep nothing outside of the state"], []
 
 

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 from gymnax.environments import spaces
 
+from environments.lanes import whole_games
 from environments.rendering import renderer
-from runner.plan.checks import check_counts, valid_config
+from runner.plan.checks import check_counts, num_agents, valid_config
 from runner.plan.command_line import (
     FREE_OPTIONS,
     flag_value,
@@ -59,7 +60,7 @@ class Policies(Kind):
         note = reach_note(script, config)
         if note and not options.resume:
             print(note)
-        return options
+        return dataclasses.replace(options, eval_episodes=whole(script, config, options.eval_episodes))
 
     def run(self, script, argv):
         if named_folder(argv, "--evaluate") is not None:
@@ -86,7 +87,7 @@ class Policies(Kind):
         from runner.loop.saved import saved_run
 
         plan = saved_run(folder, "--evaluate")  # with the script's copy in the folder: this one may have been edited
-        return plan, changes, options.eval_episodes, options.seed
+        return plan, changes, whole(script, config, options.eval_episodes), options.seed
 
     def bar_text(self, metrics):
         known = metrics[self.metric][-1][np.isfinite(metrics[self.metric][-1])]
@@ -103,6 +104,11 @@ class Policies(Kind):
         from runner.report import summary
 
         return summary.report_policies(plan, run_dir, results)
+
+
+def whole(script, config, episodes):
+    """So many episodes, or as few more as it takes to play whole games: an agent's is one, in evaluation, too."""
+    return whole_games(num_agents(script, config.env_id), episodes)
 
 
 def reach_note(script, config):

@@ -3,9 +3,11 @@
 import gymnax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from gymnax.environments import environment, spaces
 
+from environments.lanes import Lanes
 from environments.spaces import MultiDiscrete
 
 
@@ -242,6 +244,48 @@ class Restless(LinearQuadratic):
         return state.x, state, reward, terminated, truncated, info
 
 
+@struct.dataclass
+class PairState(environment.EnvState):
+    cue: jax.Array  # (), as of Probe
+    total: jax.Array  # (2,), actions so far, by agent
+    key: jax.Array  # changes in every step
+    extra: jax.Array  # (3,), more elements than agents and no multiple of them: the time, three times
+
+
+class Pair(Probe):
+    """A game of two agents that ends by itself after five steps if the cue is -1, and else is cut after seven.
+
+    An agent observes (agent, cue, steps taken, sum of the other's actions). Its reward is agent + its action + a quarter
+    of the other's action.
+    """
+
+    num_agents, length, truncates = 2, 7, True
+
+    def reset_env(self, key, params):
+        cue = 2 * jax.random.bernoulli(key).astype(jnp.int32) - 1
+        state = PairState(time=0, cue=cue, total=jnp.zeros(2), key=key, extra=jnp.zeros(3))
+        return self.get_obs(state), state
+
+    def step_env(self, key, state, action, params):
+        assert action.shape == (2,)
+        reward = jnp.arange(2.0) + action + action[::-1] / 4
+        state = state.replace(
+            time=state.time + 1, total=state.total + action, key=jax.random.split(state.key)[0], extra=state.extra + 1
+        )
+        return self.get_obs(state), state, reward, (state.cue < 0) & (state.time >= 5), {}
+
+    def get_obs(self, state, params=None, key=None):
+        agent, both = jnp.arange(2.0), jnp.ones(2)
+        return jnp.stack([agent, both * state.cue, both * state.time, state.total[::-1]], axis=1)
+
+    def observation_space(self, params=None):
+        return spaces.Box(-10.0, 10.0, (4,))
+
+    def render(self, state):
+        """Its time in red, the second agent's actions so far in green."""
+        return np.broadcast_to(np.array([state.time, state.total[1], 0], np.uint8), (4, 4, 3))
+
+
 PROBES = (
     OddActions, Recall, Path, TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, TwoChoices, Masked, Target,
     FarTarget, LinearQuadratic, Restless,
@@ -249,3 +293,5 @@ PROBES = (
 for probe in PROBES:
     if f"{probe.__name__}-probe" not in gymnax.registered_envs:
         gymnax.register(f"{probe.__name__}-probe", probe)
+if "Pair-probe" not in gymnax.registered_envs:
+    gymnax.register("Pair-probe", lambda: Lanes(Pair()))

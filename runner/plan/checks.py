@@ -15,6 +15,7 @@ import numpy as np
 from gymnax.environments import spaces
 
 from environments.adapter import Unavailable
+from environments.lanes import check_lanes
 from environments.tracing import findings
 from runner.plan.errors import UsageError
 
@@ -38,9 +39,16 @@ def valid_config(script, values):
     for env_id in script.kind.env_ids(values):
         check_environment(script, env_id, values["env_params"], values.get("network"), values.get("kernel_size"))
     try:
+        for env_id in script.kind.env_ids(values):
+            check_lanes(env_id, num_agents(script, env_id), values.get("num_envs", 0))
         return script.Config(**values)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def num_agents(script, env_id):
+    """Lanes that a game fills: 1 but for environments of several agents."""
+    return getattr(script.make_env(env_id)[0], "num_agents", 1)
 
 
 def changed_config(script, config, changes):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from environments.lanes import OneGame
 from environments.rendering import grid_frame, renderer
 from runner.loop.checkpoint import is_key
 from runner.loop.devices import without_cache_chatter
@@ -42,24 +43,29 @@ def write_gif(path, frames):
 
 
 def play(script, config, state, seed):
-    """Environment states before each step of one greedy episode, at most MAX_FRAMES, and its return up to there."""
+    """Environment states before each step of one greedy episode, at most MAX_FRAMES, and its return up to there.
+
+    Of several agents: the states of their game, and the mean of their returns.
+    """
     env, env_params = script.make_env(config.env_id, config.env_params)
+    game = OneGame(env)
     init_carry, act = script.make_policy(config)
 
     def step(loop, key):
         env_state, obs, carry = loop
         action_key, env_key = jax.random.split(key)
-        carry, action = act(state, carry, obs[None], action_key, True)
-        obs, next_env_state, reward, terminated, truncated, _ = env.step(env_key, env_state, action[0], env_params)
-        return (next_env_state, obs, carry), (env_state, reward, terminated | truncated)
+        carry, action = act(state, carry, obs, action_key, True)
+        obs, next_env_state, reward, terminated, truncated, _ = game.step(env_key, env_state, action, env_params)
+        return (next_env_state, obs, carry), (env_state, reward.mean(), (terminated | truncated)[0])
 
     reset_key, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), RENDERING))
-    obs, env_state = env.reset(reset_key, env_params)
+    obs, env_state = game.reset(reset_key, env_params)
     keys = jax.random.split(key, MAX_FRAMES)
-    start = (env_state, obs, init_carry(1))
+    start = (env_state, obs, init_carry(game.num_agents))
     _, (states, reward, done) = jax.jit(lambda start: jax.lax.scan(step, start, keys))(start)
     length = int(jnp.argmax(done)) + 1 if done.any() else MAX_FRAMES
-    states = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), states.env_state)  # NumPy has no PRNG keys
+    states = game.states(states.env_state)
+    states = jax.tree.map(lambda x: x if is_key(x) else np.asarray(x), states)  # NumPy has no PRNG keys
     return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(length)], float(reward[:length].sum())
 
 
