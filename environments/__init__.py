@@ -8,11 +8,11 @@ import functools
 
 import gymnax
 
-from environments import adapter, brax, craftax, jumanji, navix, pgx, playground, xminigrid
+from environments import adapter, brax, craftax, jaxmarl, jumanji, navix, pgx, playground, xminigrid
 from environments.checking import check as check
 from environments.position_only_cartpole import PositionOnlyCartPole
 
-SUITES = {suite.SUITE: suite for suite in (brax, craftax, xminigrid, pgx, jumanji, playground, navix)}
+SUITES = {suite.SUITE: suite for suite in (brax, craftax, xminigrid, pgx, jumanji, playground, navix, jaxmarl)}
 ENVIRONMENTS = {"PositionOnlyCartPole-v1": PositionOnlyCartPole}
 ENVIRONMENTS |= {
     f"{suite.SUITE}/{name}": functools.partial(adapter.make, suite, name)

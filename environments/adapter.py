@@ -13,6 +13,8 @@ from flax import struct
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams, EnvState
 
+from environments.lanes import Lanes
+
 NO_LIMIT = 100_000  # max_steps of what surely ends by itself
 
 
@@ -40,6 +42,7 @@ class Adapter(Environment):
     """
 
     max_steps = 1000
+    num_agents = 1  # of more, arrays have an axis of agents: see environments/lanes.py
 
     @property
     def name(self):
@@ -141,4 +144,4 @@ def make(suite, name):
     for x in jax.tree.leaves(env.shapes[0]):
         if is_key(x) or x.dtype.itemsize > 4:
             raise Unavailable(f"{env_id} observes arrays of {x.dtype}, which can't be one vector of float32")
-    return env
+    return Lanes(env) if env.num_agents > 1 else env

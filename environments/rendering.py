@@ -41,3 +41,18 @@ def grid_frame(obs, scale=24):
     """(rows, columns, channels) of 0 and 1 -> RGB, the highest channel on top."""
     channel = (obs.astype(np.int32) * np.arange(1, obs.shape[-1] + 1)).max(axis=-1)
     return np.kron(PALETTE[channel], np.ones((scale, scale, 1), np.uint8))
+
+
+def draw_discs(positions, radii, colours, extent, size=240):
+    """Discs on white, (size, size, 3) uint8, later ones on top; those of radius 0 are left out.
+
+    Args: positions (n, 2) and radii (n,) in units of the world; colours: n of red, green, blue from 0 to 255;
+    extent: ((left, right), (bottom, top)) of the world; what is outside is cut.
+    """
+    (left, right), (bottom, top) = extent
+    x = left + (np.arange(size) + 0.5) * (right - left) / size
+    y = top - (np.arange(size) + 0.5) * (top - bottom) / size
+    frame = np.full((size, size, 3), 255, np.uint8)
+    for (at_x, at_y), radius, colour in zip(positions, radii, colours, strict=True):
+        frame[(x - at_x) ** 2 + (y[:, None] - at_y) ** 2 < radius**2] = np.asarray(colour, np.float64).astype(np.uint8)
+    return frame

@@ -255,8 +255,8 @@ class PairState(environment.EnvState):
 class Pair(Probe):
     """A game of two agents that ends by itself after five steps if the cue is -1, and else is cut after seven.
 
-    An agent observes (agent, cue, steps taken, sum of the other's actions). Its reward is agent + its action + a quarter
-    of the other's action.
+    An agent observes (agent, cue, steps taken, sum of the other's actions). Its reward is agent + its action + a
+    quarter of the other's action.
     """
 
     num_agents, length, truncates = 2, 7, True
