@@ -9,11 +9,16 @@ import functools
 import gymnax
 
 from environments import adapter, brax, craftax, jaxmarl, jumanji, navix, pgx, playground, xminigrid
+from environments.cart_pole_swing_up import CartPoleSwingUp, CartPoleSwingUpHard
 from environments.checking import check as check
 from environments.position_only_cartpole import PositionOnlyCartPole
 
 SUITES = {suite.SUITE: suite for suite in (brax, craftax, xminigrid, pgx, jumanji, playground, navix, jaxmarl)}
-ENVIRONMENTS = {"PositionOnlyCartPole-v1": PositionOnlyCartPole}
+ENVIRONMENTS = {
+    "PositionOnlyCartPole-v1": PositionOnlyCartPole,
+    "CartPoleSwingUp-easy": CartPoleSwingUp,
+    "CartPoleSwingUp-hard": CartPoleSwingUpHard,
+}
 ENVIRONMENTS |= {
     f"{suite.SUITE}/{name}": functools.partial(adapter.make, suite, name)
     for suite in SUITES.values()
