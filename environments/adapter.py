@@ -14,6 +14,7 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams, EnvState
 
 from environments.lanes import Lanes
+from environments.resets import new_where
 
 NO_LIMIT = 100_000  # max_steps of what surely ends by itself
 
@@ -60,21 +61,16 @@ class Adapter(Environment):
     # --- gymnax's interface -------------------------------------------------------------------------------------------
     @functools.partial(jax.jit, static_argnames="self")
     def step(self, key, state, action, params=None):
-        """As gymnax's, but a reset is computed only where an episode ended: under vmap, in steps in which one did."""
+        """As gymnax's, but a reset is computed only where an episode ended."""
         params = self.default_params if params is None else params
         step_key, reset_key = jax.random.split(key)
         final_obs, state, reward, terminated, info = self.step_env(step_key, state, action, params)
         truncated = self.is_truncated(state, params)
         done = terminated | truncated
 
-        def reset(loop):
-            key, reset_key = jax.random.split(loop[1])
-            return jnp.bool_(False), key, *self.reset_env(reset_key, params)
-
-        # The key changes in the loop, or else XLA would compute the reset once and for all before it. Gradients do not
-        # pass through a loop, and need not: what is kept of an episode that goes on is taken from outside of it.
-        start = jax.lax.stop_gradient((done, reset_key, final_obs, state))
-        _, _, first_obs, first_state = jax.lax.while_loop(lambda loop: loop[0], reset, start)
+        # Gradients do not pass through a loop, and need not: an episode that goes on is taken from outside of it
+        start = jax.lax.stop_gradient((done, reset_key, (final_obs, state), params))
+        first_obs, first_state = new_where(self.reset_env, *start)
         obs, state = jax.tree.map(
             lambda first, x: jax.lax.select(done, first, x), (first_obs, first_state), (final_obs, state)
         )

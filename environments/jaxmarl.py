@@ -1,5 +1,8 @@
 """JaxMARL (Rutherford et al. 2024, arXiv:2311.10090): games of several agents, who share one policy here."""
 
+import sys
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +42,9 @@ class KitchenParams(Params):
 
 def make(name):
     """Of the particle worlds, a kitchen of overcooked, or SMAX against its scripted enemies, by default in 5m."""
-    import jaxmarl
+    # JaxMARL leaves sys.stdout and sys.stderr as they were when Python started: let it leave them as they are
+    with mock.patch.multiple(sys, __stdout__=sys.stdout, __stderr__=sys.stderr):
+        import jaxmarl
 
     game, _, place = name.partition("-")
     if game == "overcooked":

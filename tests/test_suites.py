@@ -17,7 +17,8 @@ from gymnax.environments import spaces
 import dqn
 import environments
 import ppo
-from environments import adapter
+from environments import adapter, resets
+from environments.lanes import OneGame
 from environments.rendering import renderer
 from environments.tracing import findings
 from runner.loop import checkpoint
@@ -31,6 +32,7 @@ LANES = 4
 CHEAP = {
     "brax": "brax/inverted_pendulum-spring",
     "craftax": "craftax/classic-symbolic",
+    "jaxmarl": "jaxmarl/MPE_simple_speaker_listener_v4",  # two agents, so that LANES are two games
     "jumanji": "jumanji/Snake-v1",
     "navix": "navix/Empty-Random-5x5",
     "pgx": "pgx/connect_four",
@@ -91,6 +93,48 @@ def test_a_reset_is_computed_in_a_loop_that_depends_on_its_key():
     jaxpr = str(jax.make_jaxpr(lambda key, state: env.step(key, state, 1))(jax.random.key(0), state))
     outside, loop = jaxpr.split("while[", 1)
     assert "random_bits" not in outside and "random_bits" in loop and "random_split" in loop
+
+
+@pytest.mark.parametrize("share", [1, 4, 100])
+def test_resets_of_many_are_those_of_each_alone(share, monkeypatch):
+    """Of all members and environments that end, in rounds of any size; what goes on is untouched."""
+    monkeypatch.setattr(resets, "SHARE", share)
+    seen = []
+
+    def reset(key, params):
+        jax.debug.callback(lambda _: seen.append(1), jax.random.key_data(key))
+        return {"key": key, "x": params * jax.random.normal(key, (3,)), "n": jnp.int32(0)}
+
+    def new(done, key, params):
+        last = {"key": key, "x": jnp.ones(3), "n": jnp.int32(7)}
+        return resets.new_where(reset, done, key, last, params)
+
+    done = jax.random.bernoulli(jax.random.key(0), 0.3, (3, 10)).at[0].set(False)
+    keys = jax.random.split(jax.random.key(1), (3, 10))
+    together = jax.jit(jax.vmap(jax.vmap(new, (0, 0, None)), (0, 0, None)))(done, keys, jnp.float32(2))
+    jax.block_until_ready(together)
+    jax.effects_barrier()
+    size, ended = -(-30 // share), int(done.sum())
+    assert len(seen) == size * -(-ended // size)  # rounds of so many
+    for index in np.ndindex(3, 10):
+        alone = new(done[index], keys[index], jnp.float32(2))
+        assert together["n"][index] == alone["n"] == (0 if done[index] else 7)
+        np.testing.assert_allclose(together["x"][index], alone["x"], rtol=1e-6)
+        assert together["key"][index] == alone["key"]
+
+
+def test_no_reset_is_computed_where_nothing_ends():
+    seen = []
+
+    def reset(key):
+        jax.debug.callback(lambda _: seen.append(1), jax.random.key_data(key))
+        return jnp.float32(0)
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    new = jax.vmap(lambda done, key: resets.new_where(lambda key, _: reset(key), done, key, jnp.float32(1), None))
+    np.testing.assert_array_equal(jax.jit(new)(jnp.zeros(5, bool), keys), 1)
+    jax.effects_barrier()
+    assert seen == []
 
 
 @pytest.mark.parametrize(
@@ -163,6 +207,9 @@ def test_a_wrong_name_gets_the_nearest(typed, meant):
 # --- Each suite -------------------------------------------------------------------------------------------------------
 PPO = Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, Policies())
 suites = pytest.mark.parametrize("suite", [pytest.param(name, marks=pytest.mark.suites) for name in CHEAP])
+one_agent = pytest.mark.parametrize(
+    "suite", [pytest.param(name, marks=pytest.mark.suites) for name in CHEAP if name != "jaxmarl"]
+)
 
 
 @functools.cache
@@ -207,6 +254,15 @@ def test_names_are_those_of_the_suite(suite):
         from brax import envs
 
         assert {name.split("-")[0] for name in ours} == set(envs._envs) - {"fast"}
+    elif suite == "jaxmarl":  # all particle worlds, and all layouts and scenarios
+        import jaxmarl
+        from jaxmarl.environments.overcooked.layouts import overcooked_layouts
+        from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+        particles = {name for name in jaxmarl.registered_envs if name.startswith("MPE_")} - {"MPE_simple_v3"}
+        kitchens = {"overcooked", *(f"overcooked-{name}" for name in overcooked_layouts)}
+        battles = {"HeuristicEnemySMAX", *(f"HeuristicEnemySMAX-{name}" for name in MAP_NAME_TO_SCENARIO)}
+        assert ours == particles | kitchens | battles
     elif suite == "jumanji":
         import jumanji
 
@@ -251,7 +307,7 @@ def test_spaces_and_the_time_limit(suite):
     assert seen > LANES and whole.any()
 
 
-@suites
+@one_agent
 def test_a_step_is_the_suites_own_and_a_reset_only_where_an_episode_ended(suite):
     """Lane by lane and without vmap, from the same keys: resets are those of `reset`, and differ by key."""
     env, params = made(CHEAP[suite])
@@ -294,7 +350,7 @@ ENDS = {  # what certainly ends an episode, and after how many steps at most: (a
 }
 
 
-@suites
+@one_agent
 def test_an_end_is_terminated_and_not_truncated(suite):
     env, params = made(CHEAP[suite])
     (action, most), key = ENDS[suite], jax.random.key(2)
@@ -336,7 +392,7 @@ def test_training_is_gone_on_with_from_a_checkpoint_bit_by_bit(suite, tmp_path):
         np.testing.assert_array_equal(checkpoint.raw(x), checkpoint.raw(y))
 
 
-@suites
+@one_agent
 def test_pictures(suite):
     """From states as the host has them, which may hold keys."""
     env, params = made(CHEAP[suite])
@@ -443,3 +499,80 @@ def test_a_gradient_through_a_robots_steps_is_that_of_finite_differences():
     assert np.abs(found).min() > 1e-3
     for i, unit in enumerate(0.02 * jnp.eye(2)):
         assert found[i] == pytest.approx(float(total(action + unit) - total(action - unit)) / 0.04, rel=0.03)
+
+
+# --- Several agents ---------------------------------------------------------------------------------------------------
+def played(env_id, count):
+    """(env, params, game, what each of count random steps of one game gave, states (count, ...)) from one key."""
+    env, params = made(env_id)
+    game = OneGame(env)
+    actions = jax.vmap(jax.vmap(env.action_space(params).sample))(
+        jax.random.split(jax.random.key(1), (count, game.num_agents))
+    )
+
+    def step(state, action_and_key):
+        out = game.step(action_and_key[1], state, action_and_key[0], params)
+        return out[1], out
+
+    obs, state = jax.jit(game.reset)(jax.random.key(0), params)
+    keys = jax.random.split(jax.random.key(2), count)
+    _, steps = jax.jit(lambda state: jax.lax.scan(step, state, (actions, keys)))(state)
+    return env, params, actions, keys, (obs, state), steps
+
+
+@pytest.mark.suites
+def test_agents_of_a_game_get_what_jaxmarl_gives_them():
+    env, params, actions, keys, (obs, state), steps = played("jaxmarl/MPE_simple_speaker_listener_v4", 30)
+    own = env.env
+    inner = env.unpack(jax.tree.map(lambda x: x[0], OneGame(env).states(jax.tree.map(lambda x: x[None], state))))
+    first = own.get_obs(inner)
+    np.testing.assert_allclose(obs[0, :3], first["speaker_0"], rtol=1e-5)
+    np.testing.assert_array_equal(obs[:, 11:13], np.eye(2))  # who one is
+    np.testing.assert_array_equal(obs[:, 13:], [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])  # three words, five ways to go
+    np.testing.assert_array_equal(obs[0, 3:11], 0)
+    acts = {"speaker_0": actions[0, 0], "listener_0": actions[0, 1]}
+    own_obs, _, own_reward, *_ = own.step_env(jax.random.split(keys[0])[0], inner, acts)
+    np.testing.assert_allclose(steps[0][0, 1, :11], own_obs["listener_0"], rtol=1e-5)
+    np.testing.assert_allclose(steps[2][0], [own_reward["speaker_0"], own_reward["listener_0"]], rtol=1e-5)
+    _, _, _, terminated, truncated, _ = steps
+    assert params.max_steps_in_episode == 25 and not terminated.any()
+    np.testing.assert_array_equal(np.where(truncated.all(axis=1))[0], [24])
+
+
+@pytest.mark.suites
+def test_a_battle_ends_where_one_side_is_dead_and_dead_agents_do_nothing():
+    env, _, _, _, _, (_, _, reward, terminated, truncated, info) = played("jaxmarl/HeuristicEnemySMAX-3m", 120)
+    ends = np.where(terminated[:, 0])[0]
+    assert len(ends) and (terminated == terminated[:, :1]).all() and not truncated[ends].any()
+    assert (np.diff([-1, *ends]) < 100).all() and (reward == reward[:, :1]).all()
+    legal = np.asarray(info["final_observation"])[..., -env.num_masked :]
+    assert (legal[ends].sum(axis=-1) <= env.num_masked).all()
+    dead = (np.asarray(info["final_observation"])[..., 0] <= 0) | (legal.sum(axis=-1) == 1)
+    assert dead[ends[0]].any() and dead[ends[0]].sum() > dead[0].sum()
+
+
+@pytest.mark.suites
+@pytest.mark.parametrize("name", ["overcooked", "MPE_simple_spread_v3", "HeuristicEnemySMAX-3m"])
+def test_pictures_of_games(name):
+    env, _, _, _, _, steps = played(f"jaxmarl/{name}", 8)
+    states = jax.tree.map(lambda x: x if checkpoint.is_key(x) else np.asarray(x), OneGame(env).states(steps[1]))
+    frames = [env.render(jax.tree.map(lambda x, i=i: x[i], states)) for i in range(8)]
+    assert renderer(env) == "own" and all(f.dtype == np.uint8 and f.shape == frames[0].shape for f in frames)
+    assert any((f != frames[0]).any() for f in frames)
+
+
+@pytest.mark.suites
+def test_jaxmarl_leaves_the_output_alone(capsys):
+    out, err = sys.stdout, sys.stderr
+    made("jaxmarl/MPE_simple_tag_v3")
+    assert (sys.stdout, sys.stderr) == (out, err) and capsys.readouterr().out == ""
+
+
+@pytest.mark.suites
+def test_rewards_on_the_way_are_added_where_asked():
+    env, params = made("jaxmarl/overcooked")
+    reward = env.rewards(jnp.zeros(2), {"shaped_reward": {"agent_0": 3.0, "agent_1": 5.0}}, params)
+    np.testing.assert_array_equal(reward, 0)
+    params = params.replace(shaped_reward=0.5)
+    reward = env.rewards(jnp.zeros(2), {"shaped_reward": {"agent_0": 3.0, "agent_1": 5.0}}, params)
+    np.testing.assert_array_equal(reward, [1.5, 2.5])
