@@ -1,5 +1,7 @@
 """Resets only where episodes end, also under vmap, where a loop or a condition would compute them for all."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
@@ -20,11 +22,7 @@ def new_where(reset, done, key, last, params):
 
     @custom_vmap
     def one(done, key, last, params):
-        def begin(loop):
-            # The key changes in the loop, or else XLA would compute the reset once and for all before it
-            key, reset_key = jax.random.split(loop[1])
-            return jnp.bool_(False), key, reset(reset_key, params)
-
+        begin = functools.partial(begin_one, reset, params)
         return jax.lax.while_loop(lambda loop: loop[0], begin, (done, key, last))[2]
 
     @one.def_vmap
@@ -35,17 +33,7 @@ def new_where(reset, done, key, last, params):
     @custom_vmap
     def many(done, key, last, params):
         """All arguments and the result have a leading axis of N environments."""
-        count = len(done)
-        size = -(-count // SHARE)
-
-        def begin(loop):
-            left, last = loop
-            (chosen,) = jnp.nonzero(left, size=size, fill_value=count)  # count: none, where fewer are left
-            reset_key = jax.vmap(jax.random.split)(key[chosen])[:, 1]
-            new = jax.vmap(reset)(reset_key, jax.tree.map(lambda x: x[chosen], params))
-            last = jax.tree.map(lambda x, y: x.at[chosen].set(y, mode="drop"), last, new)
-            return left.at[chosen].set(False, mode="drop"), last
-
+        begin = functools.partial(begin_some, reset, key, params)
         return jax.lax.while_loop(lambda loop: loop[0].any(), begin, (done, last))[1]
 
     @many.def_vmap
@@ -56,6 +44,23 @@ def new_where(reset, done, key, last, params):
         return out, jax.tree.map(lambda x: True, out)
 
     return one(done, key, last, params)
+
+
+def begin_one(reset, params, loop):
+    # The key changes in the loop, or else XLA would compute the reset once and for all before it
+    key, reset_key = jax.random.split(loop[1])
+    return jnp.bool_(False), key, reset(reset_key, params)
+
+
+def begin_some(reset, key, params, loop):
+    """A round: resets the first N / SHARE of those environments that are left."""
+    left, last = loop
+    count = len(left)
+    (chosen,) = jnp.nonzero(left, size=-(-count // SHARE), fill_value=count)  # count: none, where fewer are left
+    reset_key = jax.vmap(jax.random.split)(key[chosen])[:, 1]
+    new = jax.vmap(reset)(reset_key, jax.tree.map(lambda x: x[chosen], params))
+    last = jax.tree.map(lambda x, y: x.at[chosen].set(y, mode="drop"), last, new)
+    return left.at[chosen].set(False, mode="drop"), last
 
 
 def in_all(count, batched, args):
