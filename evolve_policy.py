@@ -277,7 +277,7 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
     """
     env, env_params = make_env(config.env_id, config.env_params)
     init_carry, act = make_policy(config, network_fn)
-    limit, genetic = episode_limit(config), config.strategy in GENETIC
+    limit, count, genetic = episode_limit(config), config.episodes_per_candidate, config.strategy in GENETIC
     shape = jax.eval_shape(env.reset, jax.random.key(0), env_params)[0].shape
 
     def init_params(key):
@@ -294,47 +294,42 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         es_state = strategy.init(strategy_key, *start, strategy_params)
         return TrainState(params, es_state, init_stats(shape), jnp.int32(0), jnp.zeros(2, jnp.int32), key)
 
-    def step(state, keys, i, params, episodes):
-        """One step of the E episodes of one candidate; keys are the same for all, so that luck is, too."""
-        act_key, env_key = jax.random.split(jax.random.fold_in(keys, i))
-        candidate = state._replace(params=params)
-        memory, action = act(candidate, episodes.memory, episodes.obs, act_key, greedy=False)
+    def first_episodes(key):
+        obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key, count), env_params)
+        zeros, sums = jnp.zeros(count), 2 * (jnp.zeros(shape),)
+        return Episodes(env_state, obs, init_carry(count), zeros > 0, zeros, zeros.astype(jnp.int32), sums)
+
+    def step(state, episodes, key):
+        """One step of the E episodes of one candidate, whose weights are state.params."""
+        act_key, env_key = jax.random.split(key)
+        memory, action = act(state, episodes.memory, episodes.obs, act_key, greedy=False)
         obs, env_state, reward, terminated, truncated, _ = jax.vmap(env.step, (0, 0, 0, None))(
-            jax.random.split(env_key, config.episodes_per_candidate), episodes.env_state, action, env_params
+            jax.random.split(env_key, count), episodes.env_state, action, env_params
         )
         counts, sums = ~episodes.done, episodes.sums
         if config.normalize_obs:
             seen = jnp.where(counts[:, None], episodes.obs - state.obs_stats.mean, 0.0)
             sums = (sums[0] + seen.sum(axis=0), sums[1] + jnp.square(seen).sum(axis=0))
         total = episodes.total + jnp.where(counts, reward, 0.0)
-        return Episodes(
-            env_state, obs, memory, episodes.done | terminated | truncated, total, episodes.length + counts, sums
-        )
+        done = episodes.done | terminated | truncated
+        return Episodes(env_state, obs, memory, done, total, episodes.length + counts, sums)
 
     def play(state, params, key):
-        """Episodes of all candidates, params with a leading axis, from the same E first states."""
+        """Plays E episodes of each candidate, params with a leading axis: alike in their first states and in luck."""
         reset_key, step_key = jax.random.split(key)
-        count = config.episodes_per_candidate
-        obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(reset_key, count), env_params)
-        zeros, sums = jnp.zeros(count), (jnp.zeros(shape), jnp.zeros(shape)) if config.normalize_obs else ()
-        one = Episodes(
-            env_state, obs, init_carry(count), jnp.zeros(count, bool), zeros, jnp.zeros(count, jnp.int32), sums
-        )
-        every = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.population + 1, *x.shape)), one)
+        size = len(jax.tree.leaves(params)[0])
+        start = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), first_episodes(reset_key))
 
         def block(loop):
             time, episodes = loop
-            block_steps = -(-limit // BLOCKS)
-
-            def go_on(params, episodes):
-                return jax.lax.fori_loop(
-                    0, block_steps, lambda i, x: step(state, step_key, time + i, params, x), episodes
-                )
-
-            return time + block_steps, spread(go_on)(params, episodes)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, time + jnp.arange(-(-limit // BLOCKS)))
+            go_on = lambda params, episodes: jax.lax.scan(  # noqa: E731
+                lambda x, key: (step(state._replace(params=params), x, key), None), episodes, keys
+            )[0]
+            return time + len(keys), spread(go_on)(params, episodes)
 
         unfinished = lambda loop: (loop[0] < limit) & ~loop[1].done.all()  # noqa: E731
-        return jax.lax.while_loop(unfinished, block, (jnp.int32(0), every))[1]
+        return jax.lax.while_loop(unfinished, block, (jnp.int32(0), start))[1]
 
     def generation(state, _):
         key, ask_key, play_key, tie_key, tell_key = jax.random.split(state.key, 5)
