@@ -48,19 +48,19 @@ class Config:
 
     env_id: str = "Pendulum-v1"  # any gymnax environment with Box observations and Discrete or Box actions
     env_params: str = ""  # changes to the environment's own parameters, as in "gravity=20,max_steps_in_episode=200"
-    generations: int = 100  # how often the distribution moves
+    generations: int = 60  # how often the distribution moves
     population: int = 64  # P, candidates per generation
     episodes_per_candidate: int = 16  # E, whole episodes over which a candidate's return is averaged
     strategy: Literal[tuple(ALGORITHMS)] = "Open_ES"  # a strategy of evosax
-    std_init: float = 0.1  # spread of the candidates' weights around their mean
+    std_init: float = 0.6  # spread of the candidates' weights around their mean
     std_decay: float = 1.0  # its factor per generation, unless the strategy adapts it
-    es_lr: float = 0.05  # step size of the strategy's Adam, unless the strategy has steps of its own
+    es_lr: float = 0.4  # step size of the strategy's Adam, unless the strategy has steps of its own
     es_lr_decay: float = 1.0  # its factor per generation
     fitness_shaping: Literal["rank", "zscore"] = "rank"  # what the strategy sees of the fitness
     network: Literal["mlp", "cnn", "gru"] = "mlp"  # cnn: a 3x3 convolution first, for images; gru: a memory
     hidden_size: int = 48  # width of the hidden layer, or of the memory
     sample_actions: bool = False  # candidates draw their actions at random, else they take the best one
-    normalize_obs: bool = False  # by running mean and variance of what all candidates saw (Salimans et al. 2017)
+    normalize_obs: bool = True  # by running mean and variance of what all candidates saw (Salimans et al. 2017)
 
     def __post_init__(self):
         for field in fields(self):
@@ -151,11 +151,14 @@ def init_stats(shape):
     return RunningStats(jnp.zeros(shape), jnp.ones(shape), jnp.float32(1e-4))  # 1e-4: as gymnasium's RunningMeanStd
 
 
-def merge_stats(a, b):
-    """Mean and variance of two samples together (Chan et al. 1979, parallel algorithm)."""
-    count, delta = a.count + b.count, b.mean - a.mean
-    squares = a.var * a.count + b.var * b.count + delta**2 * a.count * b.count / count
-    return RunningStats(a.mean + delta * b.count / count, squares / count, count)
+def add_sums(stats, sums, count):
+    """Running mean m and variance (D,) after count more samples, from their sums of x - m and (x - m)**2, (D,) each.
+
+    With N samples in all, m' = m + sum (x - m) / N, and N var' = sum (x - m)**2 - N (m' - m)**2 over all N of them.
+    """
+    total = stats.count + count
+    shift = sums[0] / total
+    return RunningStats(stats.mean + shift, (stats.var * stats.count + sums[1]) / total - shift**2, total)
 
 
 def normalize(obs, stats):
@@ -236,7 +239,7 @@ class Episodes(NamedTuple):
     done: jax.Array  # (E,)
     total: jax.Array  # (E,), return so far
     length: jax.Array  # (E,)
-    sums: tuple  # (D,) each: of what was observed, less obs_stats.mean, and of its squares
+    sums: tuple  # (D,) each, of observations: less their running mean, and squares of these; 0 unless normalize_obs
 
 
 def make_policy(config, network_fn=make_network):
@@ -350,7 +353,9 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         es_state, params = jax.tree.map(
             lambda new, old: jnp.where(plateau, old, new), (moved, centre), (es_state, state.params)
         )
-        obs_stats = merge_stats(state.obs_stats, observed(state, episodes)) if config.normalize_obs else state.obs_stats
+        obs_stats = state.obs_stats
+        if config.normalize_obs:
+            obs_stats = add_sums(obs_stats, [x.sum(axis=0) for x in episodes.sums], episodes.length.sum())
         steps = state.env_steps[1] + episodes.length[:-1].sum()
         env_steps = jnp.stack([state.env_steps[0] + steps // MILLION, steps % MILLION])
         metrics = {
@@ -380,13 +385,6 @@ def with_centre(state, genetic):
         return state.es_state.replace(mean=ravel_pytree(state.params)[0])
     population = jnp.where(state.generation == 0, ravel_pytree(state.params)[0], state.es_state.population)
     return state.es_state.replace(population=population)
-
-
-def observed(state, episodes):
-    """RunningStats of what all candidates saw, from the sums of their episodes."""
-    count = episodes.length.sum().astype(jnp.float32)
-    shift, squares = (x.sum(axis=0) / count for x in episodes.sums)
-    return RunningStats(state.obs_stats.mean + shift, squares - shift**2, count)
 
 
 # --- Environment ------------------------------------------------------------------------------------------------------

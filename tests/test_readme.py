@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import dqn
+import evolve_policy
 import meta_evolve_loss
 import ppo
 import ppo_rnn
@@ -23,7 +24,7 @@ from runner.policies import Policies
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SCALE = (ROOT / "docs/scale.md").read_text()
-TRAINING = {"ppo.py": ppo, "ppo_rnn.py": ppo_rnn, "dqn.py": dqn, "pqn.py": pqn}
+TRAINING = {"ppo.py": ppo, "ppo_rnn.py": ppo_rnn, "dqn.py": dqn, "pqn.py": pqn, "evolve_policy.py": evolve_policy}
 COMMAND = re.compile(r"^(?:\.venv/bin/)?python (\w+\.py)(.*)", re.MULTILINE)
 
 

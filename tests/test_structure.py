@@ -83,6 +83,7 @@ FIRST_EQUATION = {
     "ppo_rnn": "A_t = delta_t",
     "dqn": "r + gamma * max",
     "pqn": "G_t = r_t",
+    "evolve_policy": "F(theta) = mean return",
     "meta_evolve_loss": "f(r, A)",
 }
 
