@@ -39,6 +39,7 @@ OTHER_ARGUMENTS = {"ESMC", "RandomSearch", "SV_CMA_ES", "SV_Open_ES"}  # or anot
 LEFT_OUT = NOT_CLIMBING | COMPARING_GENERATIONS | OTHER_ARGUMENTS
 ALGORITHMS = {name: x for name, x in distribution_based_algorithms.items() if name not in LEFT_OUT}
 ALGORITHMS |= {name: population_based_algorithms[name] for name in GENETIC}
+STRATEGIES = tuple(ALGORITHMS)
 
 
 # --- Config -----------------------------------------------------------------------------------------------------------
@@ -51,7 +52,7 @@ class Config:
     generations: int = 60  # how often the distribution moves
     population: int = 64  # P, candidates per generation
     episodes_per_candidate: int = 16  # E, whole episodes over which a candidate's return is averaged
-    strategy: Literal[tuple(ALGORITHMS)] = "Open_ES"  # a strategy of evosax
+    strategy: Literal[STRATEGIES] = "Open_ES"  # a strategy of evosax
     std_init: float = 0.6  # spread of the candidates' weights around their mean
     std_decay: float = 1.0  # its factor per generation, unless the strategy adapts it
     es_lr: float = 0.4  # step size of the strategy's Adam, unless the strategy has steps of its own
@@ -67,7 +68,7 @@ class Config:
             if field.type in (int, bool) and isinstance(getattr(self, field.name), jax.core.Tracer):
                 raise TypeError(f"{field.name} shapes the program, so vmap can't vary it: train once for each value")
         if self.strategy not in ALGORITHMS:
-            raise ValueError(f"strategy {self.strategy!r} can't be used: use one of {', '.join(ALGORITHMS)}")
+            raise ValueError(f"strategy {self.strategy!r} can't be used: use one of {', '.join(STRATEGIES)}")
         if self.population < 2:
             raise ValueError("population must be at least 2: a strategy compares candidates with one another")
         make_strategy(self, jnp.zeros(3))
@@ -317,21 +318,22 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         done = episodes.done | terminated | truncated
         return Episodes(env_state, obs, memory, done, total, episodes.length + counts, sums)
 
+    def play_block(state, params, key, loop):
+        """A part of the episodes of all candidates. Keys are the same for all: candidates are alike in their luck."""
+        time, episodes = loop
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, time + jnp.arange(-(-limit // BLOCKS)))
+        go_on = lambda params, episodes: jax.lax.scan(  # noqa: E731
+            lambda x, key: (step(state._replace(params=params), x, key), None), episodes, keys
+        )[0]
+        return time + len(keys), spread(go_on)(params, episodes)
+
     def play(state, params, key):
-        """Plays E episodes of each candidate, params with a leading axis: alike in their first states and in luck."""
+        """Plays E episodes of each candidate, params with a leading axis, all from the same first states."""
         reset_key, step_key = jax.random.split(key)
         size = len(jax.tree.leaves(params)[0])
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), first_episodes(reset_key))
-
-        def block(loop):
-            time, episodes = loop
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, time + jnp.arange(-(-limit // BLOCKS)))
-            go_on = lambda params, episodes: jax.lax.scan(  # noqa: E731
-                lambda x, key: (step(state._replace(params=params), x, key), None), episodes, keys
-            )[0]
-            return time + len(keys), spread(go_on)(params, episodes)
-
         unfinished = lambda loop: (loop[0] < limit) & ~loop[1].done.all()  # noqa: E731
+        block = functools.partial(play_block, state, params, step_key)
         return jax.lax.while_loop(unfinished, block, (jnp.int32(0), start))[1]
 
     def generation(state, _):

@@ -212,9 +212,7 @@ def test_actions_are_drawn_at_random_only_where_asked(env_id):
 @pytest.mark.slow
 def test_a_memory_recalls_what_was_seen_at_the_start():
     """A cue at step 0 and the question at step 4: 1 for the right answer, else -1, and 0 on average without memory."""
-    config = evolve.Config(
-        "Recall-probe", network="gru", population=32, generations=100, hidden_size=8
-    )
+    config = evolve.Config("Recall-probe", network="gru", population=32, generations=100, hidden_size=8)
     _, metrics = jax.jit(jax.vmap(evolve.make_train(config)))(jax.vmap(jax.random.key)(jnp.arange(4)))
     assert np.median(metrics["episode_return"][:, -5:].mean(axis=1)) > 0.9
 
