@@ -240,7 +240,7 @@ class Episodes(NamedTuple):
     done: jax.Array  # (E,)
     total: jax.Array  # (E,), return so far
     length: jax.Array  # (E,)
-    sums: tuple  # (D,) each, of observations: less their running mean, and squares of these; 0 unless normalize_obs
+    sums: tuple  # (E, D) each, of observations less their running mean, and of the squares; 0 unless normalize_obs
 
 
 def make_policy(config, network_fn=make_network):
@@ -300,7 +300,7 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
 
     def first_episodes(key):
         obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key, count), env_params)
-        zeros, sums = jnp.zeros(count), 2 * (jnp.zeros(shape),)
+        zeros, sums = jnp.zeros(count), 2 * (jnp.zeros(obs.shape),)
         return Episodes(env_state, obs, init_carry(count), zeros > 0, zeros, zeros.astype(jnp.int32), sums)
 
     def step(state, episodes, key):
@@ -313,7 +313,7 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         counts, sums = ~episodes.done, episodes.sums
         if config.normalize_obs:
             seen = jnp.where(counts[:, None], episodes.obs - state.obs_stats.mean, 0.0)
-            sums = (sums[0] + seen.sum(axis=0), sums[1] + jnp.square(seen).sum(axis=0))
+            sums = (sums[0] + seen, sums[1] + jnp.square(seen))
         total = episodes.total + jnp.where(counts, reward, 0.0)
         done = episodes.done | terminated | truncated
         return Episodes(env_state, obs, memory, done, total, episodes.length + counts, sums)
@@ -357,7 +357,7 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         )
         obs_stats = state.obs_stats
         if config.normalize_obs:
-            obs_stats = add_sums(obs_stats, [x.sum(axis=0) for x in episodes.sums], episodes.length.sum())
+            obs_stats = add_sums(obs_stats, [x.sum(axis=(0, 1)) for x in episodes.sums], episodes.length.sum())
         steps = state.env_steps[1] + episodes.length[:-1].sum()
         env_steps = jnp.stack([state.env_steps[0] + steps // MILLION, steps % MILLION])
         metrics = {
