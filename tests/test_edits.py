@@ -11,12 +11,13 @@ import pytest
 
 pytestmark = pytest.mark.slow  # thirty programs traced
 ROOT = Path(__file__).resolve().parent.parent
-PPO, RNN, DQN, PQN = ("ppo.py", "ppo_rnn.py", "dqn.py", "pqn.py")
+PPO, RNN, DQN, PQN, EVOLVE = ("ppo.py", "ppo_rnn.py", "dqn.py", "pqn.py", "evolve_policy.py")
 SMALL = {
     PPO: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8),
     RNN: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8, embedding_size=8),
     PQN: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8),
     DQN: dict(num_envs=2, total_timesteps=128, learning_starts=32, buffer_size=64, batch_size=4, log_frequency=32),
+    EVOLVE: dict(generations=2, population=4, episodes_per_candidate=2, hidden_size=8),
 }
 
 
@@ -36,6 +37,7 @@ EDITS = {
         RNN: Edit("optax.adam(learning_rate, eps=1e-5)", "optax.adamw(learning_rate, weight_decay=0.01)"),
         DQN: Edit("optax.adam(config.lr)", "optax.adamw(config.lr, weight_decay=0.01)"),
         PQN: Edit("optax.radam(lr)", "optax.adamw(lr, weight_decay=0.01)"),
+        EVOLVE: Edit("optax.adam(decaying", "optax.adabelief(decaying"),
     },
     "another schedule": {
         PPO: Edit("(left if config.anneal_lr else 1.0)", "0.5 * (1.0 + jnp.cos(jnp.pi * (1.0 - left)))"),
@@ -50,6 +52,10 @@ EDITS = {
         PQN: Edit(
             "        return nn.Dense(self.num_actions)(x)",
             "        x = nn.relu(nn.Dense(8)(x))\n        return nn.Dense(self.num_actions)(x)",
+        ),
+        EVOLVE: Edit(
+            "x = nn.tanh(nn.Dense(self.hidden_size)(x))",
+            "x = nn.tanh(nn.Dense(self.hidden_size)(nn.tanh(nn.Dense(self.hidden_size)(x))))",
         ),
     },
     "another head": {  # logits that are bounded, and a dueling network
@@ -78,7 +84,7 @@ EDITS = {
         PQN: Edit(f"{STEP}, terminated", f"{STEP}{BONUS}, terminated"),
     },
     "an observation wrapper": dict.fromkeys(
-        (PPO, RNN, DQN, PQN),
+        (PPO, RNN, DQN, PQN, EVOLVE),
         Edit("LogWrapper(FlattenObservationWrapper(env))", "LogWrapper(FlattenObservationWrapper(Halve(env)))"),
     ),
     "other first weights": {
@@ -86,6 +92,9 @@ EDITS = {
         RNN: Edit("kernel_init=orthogonal(gain))", "kernel_init=nn.initializers.he_normal())"),
         DQN: Edit("nn.Dense(self.hidden_size)", "nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())"),
         PQN: Edit("nn.Dense(self.hidden_size)", "nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())"),
+        EVOLVE: Edit(
+            "nn.Dense(self.num_outputs)", "nn.Dense(self.num_outputs, kernel_init=nn.initializers.he_normal())"
+        ),
     },
     "one more term of the loss": {
         PPO: Edit(

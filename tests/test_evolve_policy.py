@@ -1,6 +1,7 @@
 """What is evolve_policy.py's own: strategies that climb, fair episodes, failures, ties, memory, the box of actions."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import gymnax
 import jax
@@ -215,6 +216,12 @@ def test_a_memory_recalls_what_was_seen_at_the_start():
     config = evolve.Config("Recall-probe", network="gru", population=32, generations=100, hidden_size=8)
     _, metrics = jax.jit(jax.vmap(evolve.make_train(config)))(jax.vmap(jax.random.key)(jnp.arange(4)))
     assert np.median(metrics["episode_return"][:, -5:].mean(axis=1)) > 0.9
+
+
+def test_every_metric_is_in_the_glossary():
+    glossary = (Path(__file__).parent.parent / "docs/metrics.md").read_text()
+    _, metrics = jax.eval_shape(evolve.make_train(TINY), jax.random.key(0))
+    assert [name for name in metrics if f"| `{name}` |" not in glossary] == []
 
 
 # --- Devices, and the command line ------------------------------------------------------------------------------------
