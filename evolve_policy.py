@@ -1,7 +1,7 @@
 """Policies by evolution, without gradients (Salimans et al. 2017, arXiv:1703.03864), in one file and one JAX program.
 
     python evolve_policy.py                                        # 16 evolutions of a policy for Pendulum-v1
-    python evolve_policy.py --env-id CartPole-v1 --strategy SNES --sweep "std_init=0.1,0.3,1" --num-seeds 4
+    python evolve_policy.py --env-id CartPole-v1 --strategy SNES --sweep "std_init=0.3,1,2" --num-seeds 4
 
 A candidate is a policy's weights theta, drawn from a distribution. Its fitness is F(theta) = mean return of E episodes.
 A strategy of evosax moves the distribution to where F is high. One generation (draw, play, move) is one update of the
