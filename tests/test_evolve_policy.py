@@ -75,7 +75,7 @@ def test_a_strategy_finds_the_known_best_action(strategy):
     _, act = evolve.make_policy(config)
     actions = jax.vmap(lambda state: act(state, (), jnp.ones((1, 1)), jax.random.key(0), True)[1])(states)
     np.testing.assert_allclose(actions.reshape(-1), 0.5, atol=0.2)
-    assert (metrics["episode_return"][:, -5:] > -0.05).all()
+    assert (metrics["episode_return"][:, -5:] > -0.1).all()
 
 
 def test_an_unknown_strategy_is_refused_with_those_that_are_known(tmp_path, monkeypatch, capsys):
