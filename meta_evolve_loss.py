@@ -37,7 +37,8 @@ NOT_CLIMBING = {"CMAAnchoredLES", "GradientlessDescent", "HillClimbing", "LM_MA_
 COMPARING_GENERATIONS = {"SimulatedAnnealing", "iAMaLGaM_Full", "iAMaLGaM_Univariate"}  # where ranks say nothing
 OTHER_ARGUMENTS = {"ESMC", "RandomSearch", "SV_CMA_ES", "SV_Open_ES"}  # or another number of candidates
 LEFT_OUT = NOT_CLIMBING | COMPARING_GENERATIONS | OTHER_ARGUMENTS
-STRATEGIES = tuple(name for name in distribution_based_algorithms if name not in LEFT_OUT)
+ALGORITHMS = {name: x for name, x in distribution_based_algorithms.items() if name not in LEFT_OUT}
+STRATEGIES = tuple(ALGORITHMS)
 
 
 # --- Config -----------------------------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ def make_strategy(config, solution):
     def decaying(first, decay):  # optax.exponential_decay asks whether decay is 0, which a traced one can't tell
         return lambda generation: first * decay ** jnp.float32(generation)
 
-    algorithm = distribution_based_algorithms[config.strategy]
+    algorithm = ALGORITHMS[config.strategy]
     accepted = inspect.signature(algorithm.__init__).parameters
     options = {}
     if not weighs_ranks(config.strategy):
@@ -284,7 +285,7 @@ def make_strategy(config, solution):
 
 def weighs_ranks(strategy):
     """Whether a strategy, by name, weighs candidates by their rank itself: it can't weigh ranks that some share."""
-    arguments = inspect.signature(distribution_based_algorithms[strategy].__init__).parameters
+    arguments = inspect.signature(ALGORITHMS[strategy].__init__).parameters
     return arguments["fitness_shaping_fn"].default is weights_fitness_shaping_fn
 
 

@@ -35,7 +35,7 @@ class PolicyOptions(Options):
 
 
 class Policies(Kind):
-    """The kind of ppo.py, ppo_rnn.py, dqn.py, pqn.py and apg.py."""
+    """The kind of ppo.py, ppo_rnn.py, dqn.py, pqn.py, evolve_policy.py and apg.py."""
 
     Options = PolicyOptions
     free_options = ("gif", "eval_episodes")
@@ -57,7 +57,7 @@ class Policies(Kind):
             require("pygame", "--gif")
             if renderer(script.make_env(config.env_id, config.env_params)[0]) is None:
                 print(f"note: no GIF, for nobody can draw {config.env_id}: give it a method render(state)")
-        note = reach_note(script, config)
+        note = "" if script.spreads else reach_note(script, config)  # evolved policies scale their actions to the box
         if note and not options.resume:
             print(note)
         return dataclasses.replace(options, eval_episodes=whole(script, config, options.eval_episodes))

@@ -656,6 +656,10 @@ OTHERS = {
     # Two fifths of the default length: half-learned
     "pqn": Promise(["--total-timesteps", "2e5"], 195, 250.0),
     "apg": Promise([], 585, -210.0),  # the default length; random actions: -1200
+    # A quarter of the default episodes: random policies hold the pole for 20 steps
+    "evolve_policy": Promise(
+        ["--env-id", "CartPole-v1", "--generations", "18", "--episodes-per-candidate", "4"], 18, 400.0
+    ),
 }
 
 

@@ -18,6 +18,7 @@ from gymnax.environments import spaces
 import apg
 import dqn
 import environments  # noqa: F401 - registers one more
+import evolve_policy
 import meta_evolve_loss as meta
 import ppo
 import ppo_rnn
@@ -101,7 +102,21 @@ CASES = {
         ),
         COMMON | {"policy_loss", "value_loss", "value_mean"},
     ),
+    "evolve_policy": Case(
+        evolve_policy,
+        evolve_policy.Config("CartPole-v1", generations=8, population=4, episodes_per_candidate=2, hidden_size=8),
+        dict(std_init=0.3, std_decay=0.9, es_lr=0.1, es_lr_decay=0.9),
+        dict(
+            env_id="Acrobot-v1", env_params="max_steps_in_episode=50", generations=4, population=6,
+            episodes_per_candidate=3, strategy="SNES", fitness_shaping="zscore", hidden_size=16, network="cnn",
+            sample_actions=True, normalize_obs=False,
+        ),
+        COMMON - {"grad_norm"} | {
+            "fitness_mean", "fitness_std", "fitness_best", "nan_candidates", "spread",
+        },
+    ),
 }  # fmt: skip
+GRADIENT = [name for name in CASES if name != "evolve_policy"]  # those that learn by gradients, from rollouts
 FLOATS = [(name, field) for name, case in CASES.items() for field in case.floats]
 STATICS = [(name, field) for name, case in CASES.items() for field in case.statics]
 LIMIT = dict(env_params="max_steps_in_episode=150")
@@ -122,10 +137,24 @@ VARIANTS = {
     name: CASES[script]._replace(config=replace(CASES[script].config, total_timesteps=20 * 128, **changes))
     for name, (script, changes) in VARIANTS.items()
 }
+EVOLVED = {
+    "evolve_policy": dict(normalize_obs=False),
+    "evolve_policy, continuous, gru": dict(env_id="Pendulum-v1", network="gru"),
+    "evolve_policy, genetic, sampled": dict(strategy="SimpleGA", sample_actions=True),
+}
+EVOLVED = {
+    name: CASES["evolve_policy"]._replace(config=replace(CASES["evolve_policy"].config, **LIMIT, **changes))
+    for name, changes in EVOLVED.items()
+}
 
 
 @pytest.fixture(params=CASES)
 def case(request):
+    return CASES[request.param]
+
+
+@pytest.fixture(params=GRADIENT)
+def learner(request):
     return CASES[request.param]
 
 
@@ -147,7 +176,7 @@ jit_as_users = functools.partial(jax.jit, compiler_options=USERS_KERNELS)
 
 @functools.cache
 def run_variant(name, jit=jax.jit):
-    variant = VARIANTS[name]
+    variant = (VARIANTS | EVOLVED)[name]
     train = variant.train()
     half = variant.config.num_updates // 2
     go_on = jit(lambda state: train(None, state=state, num_updates=half))
@@ -213,13 +242,13 @@ def test_each_float_alone_can_be_vmapped_and_changes_the_result(name, field, tra
     assert any((x != y).any() for x, y in zip(raw(before), raw(after), strict=True))
 
 
-def test_numbers_of_numpy_and_jax_train_like_pythons_own(case):
+def test_numbers_of_numpy_and_jax_train_like_pythons_own(learner):
     """Whole numbers of NumPy's, and a float that is a JAX array where another one is traced within a jit."""
-    whole = {f.name for f in dataclasses.fields(case.config) if f.type is int}
-    numbers = {name: np.int64(getattr(case.config, name)) for name in whole} | {"lr": jnp.float32(1e-3)}
+    whole = {f.name for f in dataclasses.fields(learner.config) if f.type is int}
+    numbers = {name: np.int64(getattr(learner.config, name)) for name in whole} | {"lr": jnp.float32(1e-3)}
 
     def shapes(**changes):
-        train = jax.jit(lambda gamma: case.train(**changes, gamma=gamma)(jax.random.key(0), num_updates=2))
+        train = jax.jit(lambda gamma: learner.train(**changes, gamma=gamma)(jax.random.key(0), num_updates=2))
         return [(x.shape, x.dtype) for x in jax.tree.leaves(jax.eval_shape(train, 0.9))]
 
     assert whole and shapes(**numbers) == shapes()
@@ -249,6 +278,9 @@ def test_a_static_field_that_is_vmapped_is_named(name, field):
 
 @pytest.mark.parametrize(("name", "field"), STATICS)
 def test_each_static_field_changes_the_program(name, field):
+    if field == "generations":  # it says how often the program repeats, and nothing else
+        assert CASES[name].train(generations=3)(jax.random.key(0))[1]["env_steps"].shape == (3,)
+        return
     images = {"env_id": "Breakout-MinAtar"} if field in ("network", "kernel_size") else {}  # those that need them
     images |= {"network": "cnn"} if field == "kernel_size" else {}
     before = program(name, **images) if images else default_program(name)
@@ -257,7 +289,7 @@ def test_each_static_field_changes_the_program(name, field):
 
 # --- make_train -------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *EVOLVED])
 def test_one_call_equals_two_halves(name):
     """Bit by bit: what resuming relies on."""
     run = run_variant(name, jit_as_users)
@@ -276,20 +308,21 @@ def test_vmap_over_seeds_equals_one_by_one_and_seeds_differ(name):
     for x, y in zip(raw(states), raw(run.middle), strict=True):
         np.testing.assert_allclose(x[0], y, rtol=2e-3, atol=2e-4)
     weights = [x for x in jax.tree.leaves(states.params) if x.ndim > 2]  # biases start equal
-    for leaf in (*weights, states.obs, metrics["grad_norm"]):
+    others = [metrics["fitness_mean"]] if name in EVOLVED else [states.obs, metrics["grad_norm"]]
+    for leaf in (*weights, *others):
         assert (leaf[0] != leaf[1]).any() and (leaf[1] != leaf[2]).any() and (leaf[0] != leaf[2]).any()
 
 
-def test_nests_in_another_jitted_program_with_a_loss_of_its_own(case):
+def test_nests_in_another_jitted_program_with_a_loss_of_its_own(learner):
     """What meta-evolution does: an outer loop, in one program, over a loss with a traced parameter."""
-    default = {dqn: dqn.dqn_loss, pqn: pqn.pqn_loss, apg: apg.apg_loss}.get(case.script, ppo.ppo_loss)
+    default = {dqn: dqn.dqn_loss, pqn: pqn.pqn_loss, apg: apg.apg_loss}.get(learner.script, ppo.ppo_loss)
 
     def gradient(scale, key):
         def loss_fn(*args):
             loss, metrics = default(*args)
             return scale * loss, metrics
 
-        return case.train(loss_fn, lr=0.0)(key, num_updates=2)[1]["grad_norm"].mean()
+        return learner.train(loss_fn, lr=0.0)(key, num_updates=2)[1]["grad_norm"].mean()
 
     outer = jax.jit(
         lambda keys: jax.lax.map(lambda key: jax.vmap(gradient, (0, None))(jnp.array([0.1, 1.0]), key), keys)
@@ -301,12 +334,13 @@ def test_nests_in_another_jitted_program_with_a_loss_of_its_own(case):
 
 def test_an_environment_first_made_inside_a_jit_can_be_used_again(case):
     """MinAtar's constants must not be tracers of the program that happened to make the environment first."""
+    field = "es_lr" if case.script is evolve_policy else "lr"
     case.script.make_env.cache_clear()
     names = "Asterix-MinAtar", "FourRooms-misc", "DeepSea-bsuite"
     for env_id in ("Reacher-misc", "PointRobot-misc") if case.script is apg else names:
         for _ in range(2):
             jax.make_jaxpr(
-                lambda lr, env_id=env_id: case.train(lr=lr, env_id=env_id)(jax.random.key(0), num_updates=1)
+                lambda lr, env_id=env_id: case.train(**{field: lr}, env_id=env_id)(jax.random.key(0), num_updates=1)
             )(1e-3)
 
 
@@ -372,10 +406,11 @@ PLAYABLE = [  # other suites' are in test_suites.py
 ]
 
 
-# pqn.py makes and reads environments as dqn.py does: one of each kind, and the others with the slow tests
+# The newer scripts make and read environments as the others do: one of each kind, and the rest with the slow tests
 FEW = ("CartPole-v1", "Pendulum-v1", "Breakout-MinAtar", "DeepSea-bsuite")
+NEWER = ("pqn", "evolve_policy")
 PLAYED = [
-    pytest.param(name, env_id, marks=[pytest.mark.slow] if name == "pqn" and env_id not in FEW else [])
+    pytest.param(name, env_id, marks=[pytest.mark.slow] if name in NEWER and env_id not in FEW else [])
     for name in CASES
     for env_id in PLAYABLE
 ]
@@ -393,6 +428,8 @@ def test_every_box_environment_can_be_trained_on(name, env_id):
             case.train(env_id=env_id)
         return
     state, _ = jax.eval_shape(lambda key: case.train(env_id=env_id)(key, num_updates=1), jax.random.key(0))
+    if case.script is evolve_policy:  # it keeps no observation, and no std but of actions drawn at random
+        return
     assert state.obs.shape == (4, np.prod(env.observation_space(env_params).shape))
     assert case.script is apg or ("log_std" in state.params["params"]) == continuous
 
@@ -401,15 +438,16 @@ AWKWARD = [  # int32 observations, int32 rewards, two action dimensions, three-d
     ("ppo", "FourRooms-misc"), ("ppo", "UmbrellaChain-bsuite"), ("ppo", "Reacher-misc"), ("ppo", "Breakout-MinAtar"),
     ("ppo_rnn", "UmbrellaChain-bsuite"), ("dqn", "FourRooms-misc"), ("dqn", "UmbrellaChain-bsuite"),
     ("pqn", "UmbrellaChain-bsuite"), ("apg", "Reacher-misc"), ("apg", "PointRobot-misc"),
+    ("evolve_policy", "UmbrellaChain-bsuite"), ("evolve_policy", "Reacher-misc"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "env_id"), AWKWARD)
 def test_awkward_environments_run(name, env_id):
-    train = CASES[name].train(env_id=env_id, total_timesteps=128 * 4)
-    state, metrics = jax.jit(train)(jax.random.key(0))
+    train = CASES[name].train(env_id=env_id)
+    state, metrics = jax.jit(lambda key: train(key, num_updates=4))(jax.random.key(0))
     assert all(np.isfinite(x).all() for x in raw(state.params))
-    assert np.isfinite(metrics["grad_norm"]).all()
+    assert np.isfinite(metrics["fitness_mean" if name == "evolve_policy" else "grad_norm"]).all()
 
 
 def test_velocities_are_hidden():
@@ -509,7 +547,7 @@ def test_a_value_of_a_wrong_shape_is_an_error_and_no_broadcast():
         ppo.gae(*[jnp.zeros((3, 2))] * 2, jnp.zeros((3, 2, 1)), *[jnp.zeros((3, 2))] * 2, 0.9, 0.9)
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, "evolution"])
+@pytest.mark.parametrize("name", [*VARIANTS, *EVOLVED, "evolution"])
 def test_with_64_bits_on_it_trains_in_32(name):
     with jax.enable_x64(True):
         if name == "evolution":
@@ -518,9 +556,9 @@ def test_with_64_bits_on_it_trains_in_32(name):
             )
             state, metrics = jax.eval_shape(meta.make_train(tiny), jax.random.key(0))
         else:
-            variant = VARIANTS[name]
+            variant, field = (VARIANTS | EVOLVED)[name], "es_lr" if name in EVOLVED else "lr"
             state, metrics = jax.eval_shape(
-                lambda lr: jax.vmap(lambda key: variant.train(lr=lr)(key, num_updates=2))(
+                lambda lr: jax.vmap(lambda key: variant.train(**{field: lr})(key, num_updates=2))(
                     jax.random.split(jax.random.key(0), 2)
                 ),
                 jnp.float64(1e-3),

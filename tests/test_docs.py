@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = sorted(ROOT.glob("docs/*.md"))
-SCRIPTS = ("ppo", "ppo_rnn", "dqn", "pqn", "apg", "meta_evolve_loss")
+SCRIPTS = ("ppo", "ppo_rnn", "dqn", "pqn", "apg", "evolve_policy", "meta_evolve_loss")
 SPEC = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
 hooks = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(hooks)

@@ -11,13 +11,14 @@ import pytest
 
 pytestmark = pytest.mark.slow  # thirty programs traced
 ROOT = Path(__file__).resolve().parent.parent
-PPO, RNN, DQN, PQN, APG = ("ppo.py", "ppo_rnn.py", "dqn.py", "pqn.py", "apg.py")
+PPO, RNN, DQN, PQN, APG, EVOLVE = ("ppo.py", "ppo_rnn.py", "dqn.py", "pqn.py", "apg.py", "evolve_policy.py")
 SMALL = {
     PPO: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8),
     RNN: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8, embedding_size=8),
     PQN: dict(num_envs=2, num_steps=16, num_minibatches=2, total_timesteps=128, hidden_size=8),
     DQN: dict(num_envs=2, total_timesteps=128, learning_starts=32, buffer_size=64, batch_size=4, log_frequency=32),
     APG: dict(num_envs=2, num_steps=16, total_timesteps=128, hidden_size=8),
+    EVOLVE: dict(generations=2, population=4, episodes_per_candidate=2, hidden_size=8),
 }
 
 
@@ -38,6 +39,7 @@ EDITS = {
         DQN: Edit("optax.adam(config.lr)", "optax.adamw(config.lr, weight_decay=0.01)"),
         PQN: Edit("optax.radam(lr)", "optax.adamw(lr, weight_decay=0.01)"),
         APG: Edit("optax.adam(lr)", "optax.adamw(lr, weight_decay=0.01)"),
+        EVOLVE: Edit("optax.adam(decaying", "optax.adabelief(decaying"),
     },
     "another schedule": {
         PPO: Edit("(left if config.anneal_lr else 1.0)", "0.5 * (1.0 + jnp.cos(jnp.pi * (1.0 - left)))"),
@@ -55,6 +57,10 @@ EDITS = {
             "        x = nn.relu(nn.Dense(8)(x))\n        return nn.Dense(self.num_actions)(x)",
         ),
         APG: Edit("hidden[1], nn.elu,", "hidden[1], nn.LayerNorm(), nn.elu,"),
+        EVOLVE: Edit(
+            "x = nn.tanh(nn.Dense(self.hidden_size)(x))",
+            "x = nn.tanh(nn.Dense(self.hidden_size)(nn.tanh(nn.Dense(self.hidden_size)(x))))",
+        ),
     },
     "another head": {  # logits that are bounded, and a dueling network
         PPO: Edit("Categorical(logits=output)", "Categorical(logits=10 * jnp.tanh(output / 10))"),
@@ -84,7 +90,7 @@ EDITS = {
         APG: Edit(f"{STEP},", f"{STEP}{BONUS},"),
     },
     "an observation wrapper": dict.fromkeys(
-        (PPO, RNN, DQN, PQN),
+        (PPO, RNN, DQN, PQN, EVOLVE),
         Edit("LogWrapper(FlattenObservationWrapper(env))", "LogWrapper(FlattenObservationWrapper(Halve(env)))"),
     )
     | {APG: Edit("Wrapper(env.with_transition_gradients())", "Wrapper(Halve(env.with_transition_gradients()))")},
@@ -94,6 +100,9 @@ EDITS = {
         DQN: Edit("nn.Dense(self.hidden_size)", "nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())"),
         PQN: Edit("nn.Dense(self.hidden_size)", "nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())"),
         APG: Edit("kernel_init=init(gain)", "kernel_init=nn.initializers.he_normal()"),
+        EVOLVE: Edit(
+            "nn.Dense(self.num_outputs)", "nn.Dense(self.num_outputs, kernel_init=nn.initializers.he_normal())"
+        ),
     },
     "one more term of the loss": {
         PPO: Edit(

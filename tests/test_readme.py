@@ -11,6 +11,7 @@ import yaml
 
 import apg
 import dqn
+import evolve_policy
 import meta_evolve_loss
 import ppo
 import ppo_rnn
@@ -25,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 SCALE = (ROOT / "docs/scale.md").read_text()
 TRAINING = {"ppo.py": ppo, "ppo_rnn.py": ppo_rnn, "dqn.py": dqn, "pqn.py": pqn, "apg.py": apg}
+TRAINING |= {"evolve_policy.py": evolve_policy}
 COMMAND = re.compile(r"^(?:\.venv/bin/)?python (\w+\.py)(.*)", re.MULTILINE)
 
 

@@ -84,6 +84,7 @@ FIRST_EQUATION = {
     "dqn": "r + gamma * max",
     "pqn": "G_t = r_t",
     "apg": "G_t = r_t",
+    "evolve_policy": "F(theta) = mean return",
     "meta_evolve_loss": "f(r, A)",
 }
 

@@ -14,6 +14,7 @@ from test_cli import ROOT, main_in_process, ppo_command, python
 
 import apg
 import dqn
+import evolve_policy
 import ppo
 import ppo_rnn
 import pqn
@@ -153,16 +154,16 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_written(run, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("script", [ppo, ppo_rnn, dqn, pqn, apg], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", [ppo, ppo_rnn, dqn, pqn, apg, evolve_policy], ids=lambda script: script.__name__)
 def test_what_is_taken_of_a_state_is_there(script):
-    changes = {"learning_starts": 1000} if script is dqn else {}
+    changes = {dqn: {"learning_starts": 1000}, evolve_policy: {"generations": 1}}.get(script, {})
+    changes |= {} if script is evolve_policy else {"total_timesteps": 8192}
     changes |= {"env_id": "CartPole-v1"} if script is not apg else {}
-    config = replace(script.Config(), total_timesteps=8192, **changes)
+    config = replace(script.Config(), **changes)
     state = jax.eval_shape(lambda key: script.make_train(config)(key, num_updates=0)[0], jax.random.key(0))
     taken = set(state._fields) - saved.FRESH
-    others = {dqn: {"target_params"}, pqn: set(), apg: {"target_params", "obs_stats"}}.get(
-        script, {"obs_stats", "return_stats"}
-    )
+    others = {dqn: {"target_params"}, pqn: set(), apg: {"target_params", "obs_stats"}, evolve_policy: {"obs_stats"}}
+    others = others.get(script, {"obs_stats", "return_stats"})
     assert taken == {"params"} | others
     assert taken <= set(saved.WEIGHTS)
 

@@ -20,7 +20,7 @@ from runner.plan.script import Kind, Options, Script
 WEIGHTS = ("params", "target_params", "obs_stats", "return_stats")  # of a state, what is exported
 # What a new run has of its own; the rest of a state, with whatever a user added, is what --init-from takes
 FRESH = {"opt_state", "env_state", "obs", "carry", "buffer", "discounted_sum", "episode_return", "episode_length"}
-FRESH |= {"num_updates", "env_steps", "key"}
+FRESH |= {"num_updates", "env_steps", "key", "es_state", "generation"}
 
 
 def saved_run(folder, flag):

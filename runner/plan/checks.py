@@ -25,6 +25,7 @@ AT_LEAST_ONE = {
     "total_timesteps", "num_envs", "num_steps", "num_minibatches", "update_epochs", "hidden_size", "embedding_size",
     "kernel_size", "last_hidden_size", "buffer_size", "learning_starts", "train_frequency", "batch_size", "n_step",
     "target_network_frequency", "log_frequency", "loss_hidden_size", "population", "generations", "seeds_per_candidate",
+    "episodes_per_candidate",
 }  # fmt: skip
 SHARES = {"gamma", "gae_lambda", "lambda_", "tau", "start_e", "end_e", "exploration_fraction"}  # from 0 to 1
 NOT_NEGATIVE = {"lr", "critic_lr", "clip_eps", "ent_coef", "vf_coef", "max_grad_norm", "noise", "truncation"}
