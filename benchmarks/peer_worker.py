@@ -7,6 +7,7 @@ training. It imports nothing of this project: benchmarks/peers.py says what to m
 """
 
 import csv
+import functools
 import json
 import resource
 import subprocess
@@ -141,10 +142,30 @@ def stable_baselines(task, settings, jax_based):
     return None, seconds, [binned(episodes.steps, episodes.returns, task["steps"])]
 
 
+def exploring(algorithm, epsilon):
+    """rejax's algorithm evaluated with the exploration of training's end, as the others' returns have it."""
+
+    class Exploring(algorithm):
+        def make_act(self, state):
+            def act(obs, rng):
+                return self.agent.apply(state.q_ts.params, obs[None], rng, epsilon=epsilon, method="act").squeeze()
+
+            return act
+
+    return Exploring
+
+
+def annealed(settings, updates):
+    """The learning rate for optax: it falls linearly to 0 over the gradient steps of so many updates, if so set."""
+    import optax
+
+    gradient_steps = updates * settings["update_epochs"] * settings["num_minibatches"]
+    return optax.linear_schedule(settings["lr"], 0.0, gradient_steps) if settings["anneal_lr"] else settings["lr"]
+
+
 def rejax(task, settings):
     """rejax: a vmap over agents, as its README has it. Timed without evaluations; with them, for the curves, apart."""
     import jax
-    import optax
     import rejax
 
     updates = task["steps"] // (settings["num_envs"] * settings.get("num_steps", 1))
@@ -153,28 +174,25 @@ def rejax(task, settings):
         "gamma": settings["gamma"], "skip_initial_evaluation": True,
     }  # fmt: skip
     if task["algo"] == "ppo":
-        gradient_steps = updates * settings["update_epochs"] * settings["num_minibatches"]
-        lr = optax.linear_schedule(settings["lr"], 0.0, gradient_steps) if settings["anneal_lr"] else settings["lr"]
         hidden = (settings["hidden_size"],) * 2
         algo = rejax.PPO.create(
-            **common, learning_rate=lr, num_steps=settings["num_steps"], num_minibatches=settings["num_minibatches"],
-            num_epochs=settings["update_epochs"], gae_lambda=settings["gae_lambda"], clip_eps=settings["clip_eps"],
-            ent_coef=settings["ent_coef"], vf_coef=settings["vf_coef"], max_grad_norm=settings["max_grad_norm"],
+            **common, learning_rate=annealed(settings, updates), num_steps=settings["num_steps"],
+            num_minibatches=settings["num_minibatches"], num_epochs=settings["update_epochs"],
+            gae_lambda=settings["gae_lambda"], clip_eps=settings["clip_eps"], ent_coef=settings["ent_coef"],
+            vf_coef=settings["vf_coef"], max_grad_norm=settings["max_grad_norm"],
             agent_kwargs={"activation": "tanh", "hidden_layer_sizes": hidden}, eval_freq=task["steps"],
         )  # fmt: skip
+    elif task["algo"] == "pqn":
+        # Layer norm and layers of 64 are all that it has. Its loss is half the squared error, so gradients are half
+        # ours, and clipped at half
+        algo = exploring(rejax.PQN, settings["end_e"]).create(
+            **common, learning_rate=annealed(settings, updates), num_steps=settings["num_steps"],
+            num_minibatches=settings["num_minibatches"], num_epochs=settings["update_epochs"],
+            td_lambda=settings["lambda_"], max_grad_norm=settings["max_grad_norm"] / 2, eps_start=settings["start_e"],
+            eps_end=settings["end_e"], exploration_fraction=settings["exploration_fraction"], eval_freq=task["steps"],
+        )  # fmt: skip
     else:
-
-        class DQN(rejax.DQN):
-            def make_act(self, state):
-                """For evaluation, with the exploration of training's end as the others' returns have it."""
-
-                def act(obs, rng):
-                    epsilon = settings["end_e"]
-                    return self.agent.apply(state.q_ts.params, obs[None], rng, epsilon=epsilon, method="act").squeeze()
-
-                return act
-
-        algo = DQN.create(
+        algo = exploring(rejax.DQN, settings["end_e"]).create(
             **common, learning_rate=settings["lr"], buffer_size=settings["buffer_size"],
             fill_buffer=settings["learning_starts"], batch_size=settings["batch_size"], ddqn=False, polyak=0.0,
             target_update_freq=settings["target_network_frequency"], eps_end=settings["end_e"],
@@ -199,20 +217,117 @@ def rejax(task, settings):
     return compiled - start, seconds, evaluations.tolist() if task["curves"] else []
 
 
-PACKAGES = ("stable-baselines3", "sbx-rl", "rejax", "gymnax", "gymnasium", "jax", "torch")
+def purejaxql(task, settings):
+    """PureJaxQL's own file: a vmap over keys, as its main has it. Timed without tests; for the curves, with them."""
+    import jax
+
+    sys.path.insert(0, task["source"])
+    from purejaxql.pqn_gymnax import make_train
+
+    updates = task["steps"] // (settings["num_envs"] * settings["num_steps"])
+    config = {
+        "ENV_NAME": task["env_id"], "TOTAL_TIMESTEPS": task["steps"], "TOTAL_TIMESTEPS_DECAY": task["steps"],
+        "NUM_ENVS": settings["num_envs"], "NUM_STEPS": settings["num_steps"],
+        "NUM_MINIBATCHES": settings["num_minibatches"], "NUM_EPOCHS": settings["update_epochs"],
+        "LR": settings["lr"], "LR_LINEAR_DECAY": settings["anneal_lr"],
+        "MAX_GRAD_NORM": settings["max_grad_norm"] / 2,  # its loss is half the squared error
+        "GAMMA": settings["gamma"], "LAMBDA": settings["lambda_"], "REW_SCALE": 1.0,
+        "EPS_START": settings["start_e"], "EPS_FINISH": settings["end_e"],
+        "EPS_DECAY": settings["exploration_fraction"],
+        "NORM_TYPE": "layer_norm" if settings["layer_norm"] else "none", "NORM_INPUT": False,
+        "HIDDEN_SIZE": settings["hidden_size"], "NUM_LAYERS": 2, "WANDB_MODE": "disabled",
+        # As rejax's evaluations: 128 environments, with the exploration of training's end
+        "TEST_DURING_TRAINING": task["curves"], "TEST_INTERVAL": 1 / BINS, "TEST_NUM_ENVS": 128,
+        "EPS_TEST": settings["end_e"],
+    }  # fmt: skip
+    keys = jax.random.split(jax.random.PRNGKey(task["seed"]), task["agents"])  # it takes keys of the old kind only
+    start = time.monotonic()
+    program = jax.jit(jax.vmap(make_train(config))).lower(keys).compile()
+    compiled = time.monotonic()
+    metrics = jax.block_until_ready(program(keys))["metrics"]
+    seconds = time.monotonic() - compiled
+    if not task["curves"]:
+        return compiled - start, seconds, []
+    apart = int(updates * config["TEST_INTERVAL"])  # as its file has it
+    tests = metrics["test/returned_episode_returns"][:, apart - 1 :: apart][:, :BINS].tolist()
+    return compiled - start, seconds, [[x if x == x else None for x in own] for own in tests]
+
+
+def brax(task, settings):
+    """Brax's own PPO: one agent. Timed without evaluations; with them, for the curves, apart."""
+    import jax
+    from brax import envs
+    from brax.training.agents.ppo import networks
+    from brax.training.agents.ppo.train import train
+
+    robot, backend = task["env_id"].removeprefix("brax/").split("-")
+    env = envs.get_environment(robot, backend=backend)
+    hidden = (settings["hidden_size"],) * 2
+    orthogonal = jax.nn.initializers.orthogonal
+    # Gaussian, with a std that no observation changes, and initial weights, as in ppo.py: Brax's default is a Gaussian
+    # squashed by tanh. A critic's last layer can't have weights of its own
+    network_factory = functools.partial(
+        networks.make_ppo_networks, policy_hidden_layer_sizes=hidden, value_hidden_layer_sizes=hidden,
+        activation={"tanh": jax.nn.tanh, "relu": jax.nn.relu}[settings["activation"]],
+        distribution_type="normal", noise_std_type="log",
+        policy_network_kernel_init_fn=orthogonal, policy_network_kernel_init_kwargs={"scale": 2**0.5},
+        value_network_kernel_init_fn=orthogonal, value_network_kernel_init_kwargs={"scale": 2**0.5},
+        mean_kernel_init_fn=orthogonal, mean_kernel_init_kwargs={"scale": 0.01},
+    )  # fmt: skip
+    steps_per_update = settings["num_envs"] * settings["num_steps"]
+    options = {
+        "num_envs": settings["num_envs"], "unroll_length": settings["num_steps"], "episode_length": 1000,
+        "num_minibatches": settings["num_minibatches"],
+        "batch_size": settings["num_envs"] // settings["num_minibatches"],  # counted in sequences of an environment
+        "num_updates_per_batch": settings["update_epochs"], "learning_rate": settings["lr"],
+        "discounting": settings["gamma"], "gae_lambda": settings["gae_lambda"],
+        "clipping_epsilon": settings["clip_eps"], "entropy_cost": settings["ent_coef"],
+        "vf_loss_coefficient": settings["vf_coef"], "max_grad_norm": settings["max_grad_norm"],
+        "normalize_observations": settings["normalize_obs"], "reward_scaling": 1.0,
+        "network_factory": network_factory, "seed": task["seed"],
+    }  # fmt: skip
+    start = time.monotonic()
+    if task["curves"]:  # whole updates between evaluations: 500 in place of 488
+        returns = []
+        train(
+            env, task["steps"], **options, num_evals=BINS + 1, deterministic_eval=False,
+            progress_fn=lambda step, metrics: returns.append(float(metrics["eval/episode_reward"])),
+        )  # fmt: skip
+        return None, time.monotonic() - start, [returns[1:]]  # the first one was before training
+    # Brax compiles at the first of its calls and does not say how long that took. So it trains in two equal stretches
+    # of one program: twice the second is training, all the rest of the time that a user waits is compiling
+    ends = []
+    updates = task["steps"] // steps_per_update // 2 * 2
+    train(
+        env, updates * steps_per_update, **options, num_evals=3, run_evals=False,
+        progress_fn=lambda step, metrics: ends.append(time.monotonic()),
+    )  # fmt: skip
+    training = 2 * (ends[1] - ends[0])
+    return ends[1] - start - training, training, []
+
+
+TRAIN = {
+    "rejax": rejax,
+    "purejaxql": purejaxql,
+    "brax": brax,
+    "sbx": functools.partial(stable_baselines, jax_based=True),
+    "sb3": functools.partial(stable_baselines, jax_based=False),
+}
+PACKAGES = ("stable-baselines3", "sbx-rl", "rejax", "brax", "gymnax", "gymnasium", "jax", "torch")
 
 
 def main():
     task = json.loads(sys.argv[1])
     if task["words"]:
         compile_seconds, train_seconds, curves, peak = command(task)
-    elif task["peer"] == "rejax":
-        compile_seconds, train_seconds, curves = rejax(task, task["settings"])
-        peak = peak_memory_mb()
     else:
-        compile_seconds, train_seconds, curves = stable_baselines(task, task["settings"], task["peer"] == "sbx")
+        compile_seconds, train_seconds, curves = TRAIN[task["peer"]](task, task["settings"])
         peak = peak_memory_mb()
     versions = [f"{name} {metadata.version(name)}" for name in PACKAGES if list(metadata.distributions(name=name))]
+    if Path(task["source"]).exists():  # a clone, whose version is its commit
+        words = ["git", "-C", task["source"], "rev-parse", "--short", "HEAD"]
+        found = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+        versions.insert(0, f"{task['peer']} {found.stdout.strip()}")
     found = {"compile_seconds": compile_seconds, "train_seconds": train_seconds, "peak_memory_mb": peak}
     print(json.dumps(found | {"versions": ", ".join(versions), "curves": curves}))
 

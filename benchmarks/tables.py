@@ -8,6 +8,7 @@ README.md has the short tables, with the rows that say most; the pages in docs/ 
 
 import argparse
 import functools
+import itertools
 import math
 import re
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 from returns import is_tuned
 from tasks import PLAYS, ROOT, TUNED
+from throughput import RANDOM, SUITES, SUITES_OUTPUT
 
 RESULTS = ROOT / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/*.md")))
@@ -206,38 +208,75 @@ def speed(row):
 
 
 def peers():
-    rows = [
-        [algo.upper(), name, final, agents, *times, wait, memory]
-        for algo, name, times, final, agents, wait, memory in peer_rows()
-    ]
-    header = ["", "", "return, IQM", "agents", *agents_header(), "of which compiling, 1 agent", "peak memory, 1 agent"]
-    return markdown(header, rows)
+    """A table for the comparisons with the same numbers of agents, and what each trained, and where."""
+    from peers import COMPARISONS, OUTPUT
+
+    found, measured = list(peer_rows()), pd.read_csv(OUTPUT)
+    text = ""
+    for agents in dict.fromkeys(own.agents for own in COMPARISONS.values()):
+        algos = [algo for algo, own in COMPARISONS.items() if own.agents == agents]
+        rows = [
+            [COMPARISONS[algo].title, name, final, count, *times, wait, memory]
+            for algo, name, times, final, count, wait, memory in found
+            if algo in algos
+        ]
+        if not rows:
+            continue
+        header = ["", "", "return, IQM", "agents", *agents_header(agents)]
+        text += markdown([*header, "of which compiling, 1 agent", "peak memory, 1 agent"], rows) + "\n"
+        places = {}
+        for algo in algos:
+            machines = {processor(row) for row in measured[measured["algo"] == algo].to_dict("records")}
+            if machines:
+                own = COMPARISONS[algo]
+                what = f"{own.env_id}, {own.steps:,} env steps per agent, on {' and '.join(sorted(machines))}"
+                places.setdefault(what, []).append(own.title)
+        text += "".join(f"{' and '.join(titles)}: {what}.\n\n" for what, titles in places.items())
+    return text.rstrip("\n") + "\n"
 
 
 def short_peers():
-    """PPO only: seconds, and what was learned."""
+    """PPO on CartPole-v1 only: seconds, and what was learned."""
+    from peers import COMPARISONS
+
     rows = [[name, *times, final] for algo, name, times, final, *_ in peer_rows() if algo == "ppo"]
-    return markdown(["PPO", *agents_header(), "return, IQM"], rows)
+    return markdown(["PPO", *agents_header(COMPARISONS["ppo"].agents), "return, IQM"], rows)
 
 
-def agents_header():
-    from peers import AGENTS
-
-    return [f"{n} agent{'s' if n > 1 else ''}" for n in AGENTS]
+def agents_header(agents):
+    return [f"{n} agent{'s' if n > 1 else ''}" for n in agents]
 
 
 def peer_rows():
-    """(algorithm, library, times for some numbers of agents, return, agents of that, compile time, peak memory)."""
-    from peers import AGENTS, in_seconds, summarize
+    """(comparison, library, times for its numbers of agents, return, agents of that, compile time, peak memory)."""
+    from peers import COMPARISONS, in_seconds, summarize
 
     for found in summarize():
         if math.isnan(found["seconds_1"]):  # an edited copy, of which only the returns are there
             continue
-        times = ["" if math.isnan(found[f"seconds_{n}"]) else in_seconds(found[f"seconds_{n}"]) for n in AGENTS]
-        times = [f"≈ {text}" if found[f"extrapolated_{n}"] else text for n, text in zip(AGENTS, times, strict=True)]
+        agents = COMPARISONS[found["algo"]].agents
+        times = ["" if math.isnan(found[f"seconds_{n}"]) else in_seconds(found[f"seconds_{n}"]) for n in agents]
+        times = [f"≈ {text}" if found[f"extrapolated_{n}"] else text for n, text in zip(agents, times, strict=True)]
         wait = "" if math.isnan(found["compile_seconds"]) else f"{found['compile_seconds']:.1f} s"
         score = interval(found["final"], "iqm", "low", "high")
         yield found["algo"], found["peer"], times, score, found["final"]["n"], wait, megabytes(found)
+
+
+def suites_speed():
+    """Environments alone, with random actions, beside training in them; both on the same machine."""
+    rows = []
+    table = pd.read_csv(SUITES_OUTPUT)
+    for env_id, seeds in itertools.product(SUITES, sorted(table["seeds"].unique())):
+        own = table[(table["env_id"] == env_id) & (table["seeds"] == seeds)]
+        own = {row["script"]: row for row in own.to_dict("records")}
+        alone, training = own.get(RANDOM), own.get("ppo")
+        if not alone or not training or alone["machine"] != training["machine"]:
+            continue
+        share = f"{training['steps_per_second'] / alone['steps_per_second']:.0%}"
+        waits = [f"{row['compile_seconds']:.1f} s" for row in (alone, training)]
+        rows.append([env_id, alone["num_envs"] * seeds, speed(alone), speed(training), share, *waits])
+    header = ["environment", "copies", "alone, env steps/s", "training, env steps/s", "share of the environment"]
+    return markdown([*header, "compile, alone", "compile, training"], rows)
 
 
 def evolution():
@@ -326,6 +365,8 @@ MADE = (
     overview, short_overview, returns, tuning, memory, networks, throughput, peers, short_peers, evolution, breakdown,
     against, roofline, gpu,
 )  # fmt: skip
+if SUITES_OUTPUT.exists():  # else docs/environments.md has figures from before this table
+    MADE = (*MADE, suites_speed)
 TABLES = {f.__name__: f for f in MADE} | {f"returns_{s}": functools.partial(script_returns, s) for s in PLAYS}
 
 

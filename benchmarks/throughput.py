@@ -2,15 +2,21 @@
 
     python benchmarks/throughput.py                    # all scripts, about fifteen minutes on two cores
     python benchmarks/throughput.py --scripts ppo --seeds 1 16
+    python benchmarks/throughput.py --suites           # environments of other suites, half an hour on two cores
 
 Each (script, seeds) runs in a process of its own, so that peak memory is its own: it compiles the runner's program
-once, warms it up, and times REPEATS chunks of updates. The table gives medians and the quartiles around them. Rows of
+once, warms it up, and times REPEATS runs of updates. The table gives medians and the quartiles around them. Rows of
 results/throughput.csv are replaced by newer ones of the same script, environment and seeds.
+
+--suites measures each environment with 64 copies twice: alone, with random actions in place of an agent (its script is
+called random), and in training with ppo.py; into results/throughput_suites.csv. Rows of this machine that are there are
+not measured again without --again, so that it can be stopped. An environment whose package is missing is left out.
 """
 
 import argparse
 import csv
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -19,11 +25,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from peer_worker import peak_memory_mb
+from tasks import LARGE, ROOT, base
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 from runner.loop.record import replacing
 
 REPEATS = 7
@@ -41,6 +48,22 @@ COLUMNS = (
 )
 KEY = ("script", "env_id", "seeds")
 PACKAGES = ("flax", "optax", "distrax", "gymnax")
+OUTPUT, SUITES_OUTPUT = ROOT / "results" / "throughput.csv", ROOT / "results" / "throughput_suites.csv"
+RANDOM = "random"  # the script that is an environment alone
+# Each of the suites that docs/environments.md has, and one of gymnax's to stand beside. Navix has the same tasks as
+# XLand-MiniGrid
+SUITES = (
+    "CartPole-v1",
+    "brax/inverted_pendulum-spring",
+    "brax/hopper-spring",
+    "brax/ant-spring",
+    "brax/halfcheetah-spring",
+    "craftax/classic-symbolic",
+    "playground/CartpoleBalance",
+    "xminigrid/DoorKey-5x5",
+    "pgx/connect_four",
+    "jumanji/Snake-v1",
+)
 
 
 def compiled(script, path, config, seeds):
@@ -63,27 +86,79 @@ def run(program, state, updates):
     import jax
     import numpy as np
 
+    from runner.loop.program import MAX_CHUNK
+
     start = time.monotonic()
-    state, _ = jax.block_until_ready(program.chunk(state, {}, np.int32(updates)))
+    for done in range(0, updates, MAX_CHUNK):
+        state, _ = program.chunk(state, {}, np.int32(min(MAX_CHUNK, updates - done)))
+    jax.block_until_ready(state)
     return state, time.monotonic() - start
 
 
 def warmed_up(program, state, seconds_each):
     """A state some updates on, and how many updates take so many seconds, about."""
-    from runner.loop.program import MAX_CHUNK
-
     state, _ = run(program, state, 1)
     state, seconds = run(program, state, 8)
-    return state, max(1, min(MAX_CHUNK, round(8 * seconds_each / seconds)))
+    return state, max(1, round(8 * seconds_each / seconds))
 
 
-def measure(name, env_id, seeds, seconds_each=SECONDS):
+class RandomState(NamedTuple):
+    """What the environments of an agent that acts at random hand to the next update."""
+
+    env_state: Any
+    obs: Any
+    key: Any
+
+
+def random_actions():
+    """ppo.py without an agent, as a script: its environments and rollout lengths, with random actions."""
+    import jax
+
+    script = importlib.import_module("ppo")
+
+    def make_train(config):
+        env, env_params = script.make_env(config.env_id, config.env_params)
+        space = env.action_space(env_params)
+
+        def init(key):
+            key, env_key = jax.random.split(key)
+            obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(env_key, config.num_envs), env_params)
+            return RandomState(env_state, obs, key)
+
+        def env_step(state, key):
+            action_keys, env_keys = jax.random.split(key, (2, config.num_envs))
+            obs, env_state, reward, terminated, truncated, _ = jax.vmap(env.step, (0, 0, 0, None))(
+                env_keys, state.env_state, jax.vmap(space.sample)(action_keys), env_params
+            )
+            return state._replace(env_state=env_state, obs=obs), (reward, terminated | truncated)
+
+        def update(state, _):
+            key, rollout_key = jax.random.split(state.key)
+            state, (reward, done) = jax.lax.scan(env_step, state, jax.random.split(rollout_key, config.num_steps))
+            return state._replace(key=key), {"reward": reward.mean(), "episode_count": done.sum()}
+
+        def train(key, state=None, num_updates=config.num_updates):
+            state = init(key) if state is None else state
+            return jax.lax.scan(update, state, None, length=num_updates)
+
+        return train
+
+    return SimpleNamespace(
+        Config=script.Config, make_env=script.make_env, make_train=make_train, make_policy=script.make_policy
+    )
+
+
+def suite_settings(env_id):
+    """Those that ppo.py's search starts from in an environment, with as many copies of it everywhere."""
+    return base("ppo", env_id) | LARGE
+
+
+def measure(name, env_id, seeds, seconds_each=SECONDS, settings=None):
     """One row, as a dict, measured in this process; seconds_each: how long a repeat takes, about."""
-    sys.path.insert(0, str(ROOT))
-    script = importlib.import_module(name)
+    script = random_actions() if name == RANDOM else importlib.import_module(name)
     from runner.loop.devices import make_mesh
 
-    config = script.Config(env_id=env_id)
+    config = script.Config(env_id=env_id, **(settings or {}))
     program, state = compiled(script, ROOT / f"{name}.py", config, seeds)
     state, updates = warmed_up(program, state, seconds_each)
     speeds = []
@@ -149,36 +224,52 @@ def replace_rows(path, new, key=("command",)):
     write_rows(path, kept[:at] + new + kept[at:])
 
 
+def row_text(row):
+    speed = f"{row['steps_per_second']:,.0f} [{row['low']:,.0f}, {row['high']:,.0f}]"
+    return f"{row['compile_seconds']:10.1f} {speed:>28} {row['peak_memory_mb']:9.0f}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scripts", nargs="+", default=["ppo", "ppo_rnn", "dqn", "pqn"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 16, 128])
-    parser.add_argument("--env-id", default="CartPole-v1")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "throughput.csv")
+    parser.add_argument("--scripts", nargs="+")
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--env-id", nargs="+")
+    parser.add_argument("--suites", action="store_true", help="environments of other suites, alone and in training")
+    parser.add_argument("--again", action="store_true", help="with --suites: measure what is there once more")
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # measure in this process, print JSON
     args = parser.parse_args()
+    scripts = args.scripts or ([RANDOM, "ppo"] if args.suites else ["ppo", "ppo_rnn", "dqn", "pqn"])
+    seeds = args.seeds or ([1] if args.suites else [1, 16, 128])
+    env_ids = args.env_id or (SUITES if args.suites else ["CartPole-v1"])
+    output = args.output or (SUITES_OUTPUT if args.suites else OUTPUT)
     if args.one:
-        print(json.dumps(measure(args.scripts[0], args.env_id, args.seeds[0])))
+        settings = suite_settings(env_ids[0]) if args.suites else {}
+        row = measure(scripts[0], env_ids[0], seeds[0], settings=settings)
+        print(json.dumps(row | ({"num_envs": settings["num_envs"]} if args.suites else {})))
         return
-    description = machine()
+    description, failed = machine(), []
+    known = {tuple(row[name] for name in KEY) for row in read_rows(output) if row["machine"] == description["machine"]}
     print(f"{description['machine']}, jax {description['jax']}: median of {REPEATS} [quartiles]")
-    print(f"{'script':10} {'seeds':>6} {'compile s':>10} {'env steps/s':>28} {'peak MB':>9}")
-    for name in args.scripts:
-        for seeds in args.seeds:
-            words = ["--scripts", name, "--seeds", str(seeds), "--env-id", args.env_id]
-            found = subprocess.run(
-                [sys.executable, __file__, "--one", *words], check=True, stdout=subprocess.PIPE, text=True
-            )
-            row = json.loads(found.stdout.splitlines()[-1])
-            speed = f"{row['steps_per_second']:,.0f} [{row['low']:,.0f}, {row['high']:,.0f}]"
-            print(
-                f"{name:10} {seeds:6} {row['compile_seconds']:10.1f} {speed:>28} {row['peak_memory_mb']:9.0f}",
-                flush=True,
-            )
-            row = {k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()} | description
-            row["command"] = f"python benchmarks/throughput.py {' '.join(words)}"
-            replace_rows(args.output, [row], KEY)
-    print(f"written to {args.output}")
+    print(f"{'script':10} {'environment':30} {'seeds':>6} {'compile s':>10} {'env steps/s':>28} {'peak MB':>9}")
+    for env_id, name, count in itertools.product(env_ids, scripts, seeds):
+        if args.suites and not args.again and (name, env_id, str(count)) in known:
+            continue
+        words = ["--scripts", name, "--seeds", str(count), "--env-id", env_id, *(["--suites"] if args.suites else [])]
+        command = [sys.executable, __file__, "--one", *words]
+        found = subprocess.run(command, capture_output=True, text=True)
+        if found.returncode:
+            failed.append(env_id)
+            print(f"{name:10} {env_id:30} {(found.stderr.splitlines() or ['no message'])[-1]}", flush=True)
+            continue
+        row = json.loads(found.stdout.splitlines()[-1])
+        print(f"{name:10} {env_id:30} {count:6} {row_text(row)}", flush=True)
+        row = {k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()} | description
+        row["command"] = f"python benchmarks/throughput.py {' '.join(words)}"
+        replace_rows(output, [row], KEY)
+    print(f"written to {output}")
+    if failed:
+        sys.exit(f"not measured, see above: {', '.join(dict.fromkeys(failed))}")
 
 
 if __name__ == "__main__":
