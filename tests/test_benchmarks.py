@@ -157,6 +157,19 @@ def test_numbers_of_tables():
     ]
 
 
+def no_files(monkeypatch, folder):
+    """Sends what peers.py writes to a folder of the test."""
+    for name, path in {"RUNS": folder, "OUTPUT": folder / "peers.csv", "CURVES": folder / "curves.csv"}.items():
+        monkeypatch.setattr(peers, name, path)
+
+
+def fake_measure(peer, algo, agents, seed, curves=False):
+    """What peers.measure gives, of a peer that takes 2 s to compile and 5 s to train an agent, and learns nothing."""
+    timing = {"compile_seconds": 2.0, "train_seconds": 5.0, "peak_memory_mb": 3.0, "versions": "x 1"}
+    told = curves or not peers.PEERS[peer].evaluated
+    return timing | {"curves": [[float(seed + i)] * peers.BINS for i in range(agents)] if told else []}
+
+
 def test_a_measurement_of_peers_goes_on_where_it_was_stopped(monkeypatch, tmp_path):
     """Stopped at any of its measurements and started again: the same rows and curves, each once."""
     monkeypatch.setattr(peers, "RUNS", tmp_path)
@@ -195,13 +208,95 @@ def test_a_measurement_of_peers_goes_on_where_it_was_stopped(monkeypatch, tmp_pa
 
 
 def test_times_of_two_machines_do_not_mix(monkeypatch, tmp_path):
-    monkeypatch.setattr(peers, "OUTPUT", tmp_path / "peers.csv")
-    peers.check_machine()  # nothing there yet
-    throughput.write_rows(peers.OUTPUT, [{"machine": throughput.machine()["machine"]}])
-    peers.check_machine()
-    throughput.write_rows(peers.OUTPUT, [{"machine": "cpu; 2 cores of an abacus"}])
-    with pytest.raises(SystemExit, match=r"times of cpu; 2 cores of an abacus, .* delete it and peers_curves\.csv"):
-        peers.check_machine()
+    no_files(monkeypatch, tmp_path)
+    peers.check_machine(["ppo", "pqn"])  # nothing there yet
+    here, elsewhere = throughput.machine()["machine"], "cpu; 2 cores of an abacus"
+    rows = [{"algo": "ppo", "machine": elsewhere}, {"algo": "pqn", "machine": here}]
+    throughput.write_rows(peers.OUTPUT, rows)
+    peers.check_machine(["pqn", "brax"])  # of one machine each
+    match = r"times of ppo of cpu; 2 cores of an abacus, .* leave ppo out of --algos, .* its rows there and in curves"
+    with pytest.raises(SystemExit, match=match):
+        peers.check_machine(["pqn", "ppo"])
+
+
+@pytest.mark.parametrize("algo", peers.COMPARISONS)
+def test_this_project_trains_what_its_peers_are_told_to(algo):
+    """The command line that is measured has the comparison's environment, steps and settings, under their own names."""
+    own, script = peers.COMPARISONS[algo], {"ppo.py": ppo, "dqn.py": dqn, "pqn.py": pqn}
+    words = peers.words("ours", algo, agents=own.curve_agents, seed=3)
+    assert words[0] == own.script and peers.PEERS["ours"].algos == tuple(peers.COMPARISONS)
+    assert words[words.index("--env-id") + 1] == own.env_id
+    assert words[words.index("--num-seeds") + 1] == str(own.curve_agents)
+    fields = dataclasses.asdict(script[own.script].Config(env_id=own.env_id, total_timesteps=own.steps))
+    assert set(own.settings) - set(fields) <= {"anneal_lr"}  # which dqn.py never does
+    if own.env_id in tasks.ROBOTS:
+        return  # its package may be missing
+    found = plan(*words[1:], script=script[own.script])
+    assert found.config.total_timesteps == own.steps and found.options.seed == 3
+    assert all(getattr(found.config, k, False) == v for k, v in own.settings.items())
+
+
+def test_brax_is_compared_over_as_many_steps_and_updates():
+    own = peers.COMPARISONS["brax"]
+    settings = own.settings
+    assert settings["num_envs"] % settings["num_minibatches"] == 0  # its minibatches are of whole sequences
+    samples = settings["num_envs"] * settings["num_steps"]
+    assert samples // settings["num_minibatches"] == 256 and own.steps // samples % 2 == 0  # two equal stretches
+    config = ppo.Config(env_id=own.env_id, total_timesteps=own.steps, **settings)
+    assert config.num_updates == own.steps // samples and not config.anneal_lr and not config.scale_reward
+
+
+def test_what_is_measured_of_the_comparisons_with_pqn_and_brax():
+    pqn_plan, brax_plan = list(peers.plan(["pqn"], 3)), list(peers.plan(["brax"], 3))
+    assert {peer for _, peer, _, _ in pqn_plan} == {"ours", "rejax", "purejaxql"}
+    assert {agents for _, _, agents, _ in pqn_plan} == {1, 16, 64}
+    assert {turn for _, _, agents, turn in pqn_plan if agents == 64} == {0}
+    assert [key[1:3] for key in brax_plan[:3]] == [("ours", 1), ("brax", 1), ("ours", 8)]  # Brax trains one agent
+    assert len(brax_plan) == 9
+
+
+def test_a_table_of_peers_says_where_each_comparison_ran(monkeypatch, tmp_path):
+    no_files(monkeypatch, tmp_path)
+    monkeypatch.setattr(peers, "measure", fake_measure)
+    for algo, name in (("pqn", "an abacus"), ("brax", "a slide rule")):
+        about = throughput.machine() | {"machine": f"cpu; 2 cores of {name}"}
+        monkeypatch.setattr(peers, "machine", lambda about=about: about)
+        (tmp_path / "purejaxql-source").mkdir(exist_ok=True)
+        monkeypatch.setattr(peers, "source_of", lambda peer: tmp_path / f"{peer}-source")
+        peers.measure_all([algo], turns=1)
+        peers.measure_more_curves([algo])
+    text = tables.peers()
+    assert "| PQN | PureJaxQL | 7.500 [" in text and "| 16 | 7.0 s | 7.0 s | 7.0 s | 2.0 s |" in text
+    assert "| PPO | Brax | 3.500 [" in text and "| 8 | 7.0 s | ≈ 56 s | 2.0 s |" in text  # of eight seeds; 8 times one
+    assert "PQN: CartPole-v1, 500,000 env steps per agent, on 2 cores of an abacus.\n" in text
+    assert "PPO: brax/inverted_pendulum-spring, 1,000,000 env steps per agent, on 2 cores of a slide rule.\n" in text
+    saved = {}
+    monkeypatch.setattr(peers, "save", lambda figure, path: saved.setdefault(path.name, figure))
+    peers.pictures(["pqn", "brax"])
+    titles = {name: figure.axes[0].get_title() for name, figure in saved.items()}
+    assert titles == {
+        "peers_pqn.png": "PQN on CartPole-v1: equal settings",
+        "peers_brax.png": "PPO on brax/inverted_pendulum-spring: equal settings",
+    }
+    labels = saved["peers_brax.png"].axes[1].get_legend_handles_labels()[1]
+    assert labels == ["this project: 7.0 s", "Brax: 7.0 s"]
+
+
+def test_a_peer_that_needs_a_clone_is_left_out_with_what_to_type(monkeypatch, capsys):
+    monkeypatch.setattr(peers, "source_of", lambda peer: ROOT / "runs" / "peers" / "nowhere")
+    measured = []
+    monkeypatch.setattr(peers, "measure", lambda peer, *_, **__: measured.append(peer) or pytest.fail("wrote"))
+    peers.check_sources(["ppo", "brax"])
+    assert not capsys.readouterr().out
+    peers.check_sources(["pqn"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "PureJaxQL is left out, for it is not on PyPI: git clone https://github.com/mttga/purejaxql runs/peers/nowhere"
+    )
+    monkeypatch.setattr(peers, "plan", lambda algos, turns: [("pqn", "purejaxql", 1, 0)])
+    monkeypatch.setattr(peers, "read_rows", lambda path: [])
+    peers.measure_all(["pqn"], 1)
+    assert not measured
 
 
 def test_this_project_has_both_losses_of_dqn_to_stand_beside_its_peers():
@@ -308,6 +403,63 @@ def test_a_measurement_in_pieces_keeps_the_other_rows(monkeypatch, tmp_path, cap
     speed = 2.0
     command = "python benchmarks/throughput.py --scripts ppo --seeds 16 --env-id CartPole-v1"
     assert measure("--scripts", "ppo", "--seeds", "16") == [first[0], ("ppo", "16", "2.0", command), *first[2:]]
+
+
+def test_an_environment_alone_is_measured_in_ppos_program():
+    """Random actions in ppo.py's environments: as many env steps, and episodes that end and begin anew."""
+    script = throughput.random_actions()
+    config = script.Config(num_envs=4, num_steps=64)
+    state, metrics = jax.jit(script.make_train(config), static_argnames="num_updates")(jax.random.key(0), num_updates=2)
+    steps = np.asarray(state.env_state.env_state.time)
+    assert metrics["episode_count"].sum() >= 8 and (steps < 100).all()  # a random CartPole falls after about 22 steps
+    row = throughput.measure(throughput.RANDOM, "CartPole-v1", 1, 0.01, {"num_envs": 2, "num_steps": 8})
+    assert row["script"] == "random" and row["low"] <= row["steps_per_second"] <= row["high"]
+
+
+def test_environments_of_suites_are_measured_alone_and_in_training(monkeypatch, tmp_path, capsys):
+    """Both of each environment, with 64 copies; rows of this machine are kept; what is missing is named at the end."""
+    output, measured = tmp_path / "throughput_suites.csv", []
+
+    def run(words, **_):
+        name, env_id = (words[words.index(flag) + 1] for flag in ("--scripts", "--env-id"))
+        assert words[-1] == "--suites"
+        measured.append((name, env_id))
+        if env_id == "pgx/connect_four":
+            return subprocess.CompletedProcess(words, 1, "", "Traceback\nUnavailable: pgx/connect_four needs pgx\n")
+        numbers = dict.fromkeys(throughput.COLUMNS, 400.0 if name == throughput.RANDOM else 100.0)
+        row = numbers | {"script": name, "env_id": env_id, "seeds": 1, "num_envs": 64, "compile_seconds": 2.5}
+        return subprocess.CompletedProcess(words, 0, json.dumps(row), "")
+
+    def measure(*words):
+        measured.clear()
+        monkeypatch.setattr(sys, "argv", ["throughput.py", "--suites", "--output", str(output), *words])
+        throughput.main()
+
+    monkeypatch.setattr(throughput.subprocess, "run", run)
+    with pytest.raises(SystemExit, match=r"not measured, see above: pgx/connect_four$"):
+        measure()
+    assert measured == [(name, env_id) for env_id in throughput.SUITES for name in ("random", "ppo")]
+    assert "needs pgx" in capsys.readouterr().out
+    measure("--env-id", "CartPole-v1")
+    assert not measured
+    measure("--env-id", "CartPole-v1", "--again")
+    assert len(measured) == 2
+    rows = throughput.read_rows(output)
+    assert len(rows) == 2 * (len(throughput.SUITES) - 1)
+    rows[-1]["machine"] = "an abacus"  # figures of two machines are not divided
+    throughput.write_rows(output, rows)
+    monkeypatch.setattr(tables, "SUITES_OUTPUT", output)
+    lines = tables.suites_speed().splitlines()
+    assert len(lines) == 2 + len(throughput.SUITES) - 2
+    speeds = "400 [400, 400] | 100 [100, 100] | 25% | 2.5 s | 2.5 s"
+    assert lines[2:4] == [f"| CartPole-v1 | 64 | {speeds} |", f"| brax/inverted_pendulum-spring | 64 | {speeds} |"]
+
+
+def test_all_environments_of_suites_have_64_copies_in_valid_settings():
+    for env_id in throughput.SUITES:
+        config = ppo.Config(env_id=env_id, **throughput.suite_settings(env_id))
+        assert (config.num_envs, config.num_steps, config.num_minibatches) == (64, 32, 8)
+        assert config.normalize_obs == (env_id in tasks.ROBOTS)
 
 
 def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path):
