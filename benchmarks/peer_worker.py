@@ -296,6 +296,7 @@ def brax(task, settings):
         return None, time.monotonic() - start, [returns[1:]]  # the first one was before training
     # Brax compiles at the first of its calls and does not say how long that took. So it trains in two equal stretches
     # of one program: twice the second is training, all the rest of the time that a user waits is compiling
+    # (a few seconds of it for the resets of an evaluator, which Brax makes even where nothing is evaluated)
     ends = []
     updates = task["steps"] // steps_per_update // 2 * 2
     train(

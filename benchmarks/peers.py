@@ -137,7 +137,7 @@ PQN = {
     "layer_norm": True, "hidden_size": 64,
 }  # fmt: skip
 # As many samples as benchmarks/tasks.py has for robots (LARGE); the step size of Brax's own example for this robot
-# (its notebooks/training.ipynb). Constant, for Brax can't lower it linearly; rewards as they are, for it can divide
+# (its notebooks/training.ipynb). Constant, for Brax can't lower it linearly; rewards as they are, for it can scale
 # them by a constant only. No setting makes these equal:
 # - Brax computes values and advantages anew for each minibatch, which is one of whole sequences of 32 steps, and takes
 #   the lambda-return of the next step in place of GAE
@@ -239,15 +239,16 @@ def plan(algos, turns):
 
 
 def check_machine(algos):
-    """Exits where one of these comparisons has times of another machine."""
+    """Exits where one of these comparisons has times of another machine; says what to type."""
     here, rows = machine()["machine"], read_rows(OUTPUT)
-    for algo in algos:
-        others = {row["machine"] for row in rows if row["algo"] == algo} - {here}
-        if others:
-            sys.exit(
-                f"{OUTPUT.name} has times of {algo} of {others.pop()}, and this is {here}: leave {algo} out of --algos,"
-                f" or, to measure it here, delete its rows there and in {CURVES.name}"
-            )
+    others = {row["algo"]: row["machine"] for row in rows if row["algo"] in algos and row["machine"] != here}
+    if others:
+        left = [algo for algo in algos if algo not in others]
+        sys.exit(
+            f"{OUTPUT.name} has times of {' and '.join(others)} of {' and '.join(sorted(set(others.values())))}, and"
+            f" this is {here}: {'--algos ' + ' '.join(left) + ' leaves them out; ' if left else ''}to measure them"
+            f" here, delete their rows there and in {CURVES.name}"
+        )
 
 
 def check_sources(algos):

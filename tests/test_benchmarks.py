@@ -214,9 +214,13 @@ def test_times_of_two_machines_do_not_mix(monkeypatch, tmp_path):
     rows = [{"algo": "ppo", "machine": elsewhere}, {"algo": "pqn", "machine": here}]
     throughput.write_rows(peers.OUTPUT, rows)
     peers.check_machine(["pqn", "brax"])  # of one machine each
-    match = r"times of ppo of cpu; 2 cores of an abacus, .* leave ppo out of --algos, .* its rows there and in curves"
+    match = (
+        r"has times of ppo of cpu; 2 cores of an abacus, .*: --algos pqn leaves them out; .* delete .* in curves\.csv"
+    )
     with pytest.raises(SystemExit, match=match):
         peers.check_machine(["pqn", "ppo"])
+    with pytest.raises(SystemExit, match=r": to measure them here, delete"):
+        peers.check_machine(["ppo"])
 
 
 @pytest.mark.parametrize("algo", peers.COMPARISONS)
