@@ -294,17 +294,19 @@ def brax(task, settings):
             progress_fn=lambda step, metrics: returns.append(float(metrics["eval/episode_reward"])),
         )  # fmt: skip
         return None, time.monotonic() - start, [returns[1:]]  # the first one was before training
-    # Brax compiles at the first of its calls and does not say how long that took. So it trains in two equal stretches
-    # of one program: twice the second is training, all the rest of the time that a user waits is compiling
-    # (a few seconds of it for the resets of an evaluator, which Brax makes even where nothing is evaluated)
+    # Brax compiles at first use and does not say how long that took. It trains in stretches of one program, which JAX
+    # compiles twice: for what it is first called with, and for what it gives back. So four equal stretches: the last
+    # two only train, and compiling is what the first took beyond that. A run in one stretch, as users have without
+    # evaluations, would not compile again, so the second is not counted. A fifth of compiling is for the resets of an
+    # evaluator, which Brax makes even where nothing is evaluated.
     ends = []
-    updates = task["steps"] // steps_per_update // 2 * 2
+    updates = task["steps"] // steps_per_update // 4 * 4
     train(
-        env, updates * steps_per_update, **options, num_evals=3, run_evals=False,
+        env, updates * steps_per_update, **options, num_evals=5, run_evals=False,
         progress_fn=lambda step, metrics: ends.append(time.monotonic()),
     )  # fmt: skip
-    training = 2 * (ends[1] - ends[0])
-    return ends[1] - start - training, training, []
+    stretch = (ends[3] - ends[1]) / 2
+    return ends[0] - start - stretch, 4 * stretch, []
 
 
 TRAIN = {

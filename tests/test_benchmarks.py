@@ -245,7 +245,7 @@ def test_brax_is_compared_over_as_many_steps_and_updates():
     settings = own.settings
     assert settings["num_envs"] % settings["num_minibatches"] == 0  # its minibatches are of whole sequences
     samples = settings["num_envs"] * settings["num_steps"]
-    assert samples // settings["num_minibatches"] == 256 and own.steps // samples % 2 == 0  # two equal stretches
+    assert samples // settings["num_minibatches"] == 256 and own.steps // samples % 4 == 0  # four equal stretches
     config = ppo.Config(env_id=own.env_id, total_timesteps=own.steps, **settings)
     assert config.num_updates == own.steps // samples and not config.anneal_lr and not config.scale_reward
 
