@@ -217,7 +217,6 @@ def make_network(config):
 
 # --- Training ---------------------------------------------------------------------------------------------------------
 BLOCKS = 8  # of an episode's steps; after each, candidates whose episodes have all ended may end the generation
-MILLION = 1_000_000
 
 
 class TrainState(NamedTuple):
@@ -227,7 +226,7 @@ class TrainState(NamedTuple):
     es_state: Any  # the strategy's own: spread, optimizer, or population
     obs_stats: RunningStats  # of observations (D,), used and updated if normalize_obs
     generation: jax.Array  # generations done so far
-    env_steps: jax.Array  # (2,), of all candidates so far: millions, and the rest, for all may pass 2**31
+    env_steps: jax.Array  # of all candidates so far; a float, for they may pass 2**31: exact up to 2**24
     key: jax.Array
 
 
@@ -296,7 +295,7 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         alike = jax.tree.map(lambda x: jnp.broadcast_to(x, (config.population, *x.shape)), params)
         start = (alike, jnp.zeros(config.population)) if genetic else (params,)
         es_state = strategy.init(strategy_key, *start, strategy_params)
-        return TrainState(params, es_state, init_stats(shape), jnp.int32(0), jnp.zeros(2, jnp.int32), key)
+        return TrainState(params, es_state, init_stats(shape), jnp.int32(0), jnp.float32(0.0), key)
 
     def first_episodes(key):
         obs, env_state = jax.vmap(env.reset, (0, None))(jax.random.split(key, count), env_params)
@@ -327,13 +326,25 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         )[0]
         return time + len(keys), spread(go_on)(params, episodes)
 
+    def go_on(state, keys, params, episodes):
+        """The episodes of one candidate, params, after a step for each of the keys."""
+        state = state._replace(params=params)
+        return jax.lax.scan(lambda episodes, key: (step(state, episodes, key), None), episodes, keys)[0]
+
+    def unfinished(loop):
+        return (loop[0] < limit) & ~loop[1].done.all()
+
     def play(state, params, key):
-        """Plays E episodes of each candidate, params with a leading axis, all from the same first states."""
+        """Plays E episodes of each candidate, params with a leading axis: alike in their first states and in luck."""
         reset_key, step_key = jax.random.split(key)
         size = len(jax.tree.leaves(params)[0])
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), first_episodes(reset_key))
-        unfinished = lambda loop: (loop[0] < limit) & ~loop[1].done.all()  # noqa: E731
-        block = functools.partial(play_block, state, params, step_key)
+
+        def block(loop):
+            time, episodes = loop
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, time + jnp.arange(-(-limit // BLOCKS)))
+            return time + len(keys), spread(functools.partial(go_on, state, keys))(params, episodes)
+
         return jax.lax.while_loop(unfinished, block, (jnp.int32(0), start))[1]
 
     def generation(state, _):
@@ -358,13 +369,12 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         obs_stats = state.obs_stats
         if config.normalize_obs:
             obs_stats = add_sums(obs_stats, [x.sum(axis=(0, 1)) for x in episodes.sums], episodes.length.sum())
-        steps = state.env_steps[1] + episodes.length[:-1].sum()
-        env_steps = jnp.stack([state.env_steps[0] + steps // MILLION, steps % MILLION])
+        env_steps = state.env_steps + episodes.length[:-1].sum()
         metrics = {
             "episode_return": episodes.total[-1].mean(),  # of the mean that the candidates were drawn around
             "episode_length": episodes.length[-1].mean(),
             "episode_count": jnp.int32(config.episodes_per_candidate),
-            "env_steps": env_steps[0] * float(MILLION) + env_steps[1],
+            "env_steps": env_steps,
             "fitness_mean": jnp.mean(fitness, where=~failed),
             "fitness_std": jnp.std(fitness, where=~failed),
             "fitness_best": jnp.max(fitness, initial=-jnp.inf, where=~failed),

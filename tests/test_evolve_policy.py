@@ -70,12 +70,12 @@ CLIMBING = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for 
 @pytest.mark.parametrize("strategy", CLIMBING)
 def test_a_strategy_finds_the_known_best_action(strategy):
     """The best is 0.5, with return 0; from any other end of the box it is -2.25 at worst."""
-    config = replace(TINY, strategy=strategy, population=16, generations=60, std_init=0.3)
+    config = replace(TINY, strategy=strategy, population=16, generations=100, std_init=0.3)
     states, metrics = jax.jit(jax.vmap(evolve.make_train(config)))(jax.vmap(jax.random.key)(jnp.arange(3)))
     _, act = evolve.make_policy(config)
     actions = jax.vmap(lambda state: act(state, (), jnp.ones((1, 1)), jax.random.key(0), True)[1])(states)
     np.testing.assert_allclose(actions.reshape(-1), 0.5, atol=0.2)
-    assert (metrics["episode_return"][:, -5:] > -0.1).all()
+    assert (metrics["episode_return"][:, -5:] > -0.05).all()
 
 
 def test_an_unknown_strategy_is_refused_with_those_that_are_known(tmp_path, monkeypatch, capsys):
@@ -145,8 +145,8 @@ def test_weights_that_are_not_finite_fail_though_the_game_goes_on():
 def test_more_env_steps_than_32_bits_can_count():
     train = evolve.make_train(replace(TINY, env_id="Terminating-probe"))
     state, _ = train(jax.random.key(0), num_updates=0)
-    state, metrics = train(None, state=state._replace(env_steps=jnp.array([5_000, 999_950])), num_updates=1)
-    assert state.env_steps.tolist() == [5_001, 40] and metrics["env_steps"][0] == np.float32(5_001_000_040)
+    state, metrics = train(None, state=state._replace(env_steps=jnp.float32(2**31 - 128)), num_updates=1)
+    assert abs(float(metrics["env_steps"][0]) - 2**31) <= 256  # as exact as a float is there, and not negative
 
 
 @pytest.mark.parametrize("strategy", ["Open_ES", "SimpleGA"])
