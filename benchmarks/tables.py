@@ -45,6 +45,9 @@ REFERENCES = {
     ("ppo", "SpaceInvaders-MinAtar"): "167 to 170",
     ("ppo", "Asterix-MinAtar"): "15",
     ("ppo", "Freeway-MinAtar"): "58 to 62",
+    # Brax's training notebook, one run, read from its picture; Matthews et al. 2024, arXiv:2402.16801: 90 % of 22
+    ("ppo", "brax/ant-spring"): "5,800 at 25M, other physics",
+    ("ppo", "craftax/classic-symbolic"): "19.8 at 1,000M",
 }
 
 
@@ -279,6 +282,34 @@ def suites_speed():
     return markdown([*header, "compile, alone", "compile, training"], rows)
 
 
+def suites_fresh():
+    """Each suite from a fresh clone to a picture."""
+    rows = [
+        [row["suite"], row["env_id"], row["seeds"], f"{row['env_steps']:,}", interval(row, "final_mean", "low", "high")]
+        + [f"{row[name]} s" for name in ("install_seconds", "to_picture_seconds", "compile_seconds")]
+        for row in pd.read_csv(RESULTS / "fresh.csv").to_dict("records")
+    ]
+    header = ["suite", "environment", "seeds", "env steps", "final return, mean", "install", "to the picture"]
+    return markdown([*header, "of which compiling"], rows)
+
+
+def suites_checks():
+    """What the check says: counts for each suite, and every fault."""
+    table = pd.read_csv(RESULTS / "checks.csv", keep_default_na=False)
+    table["suite"] = [env_id.split("/")[0] if "/" in env_id else "gymnax's and our own" for env_id in table["env_id"]]
+    rows = [
+        [suite, len(own), (own["outcome"] == "checked").sum(), (own["faults"] > 0).sum(), own["notes"].sum()]
+        for suite, own in table.groupby("suite", sort=False)
+    ]
+    text = markdown(["suite", "environments", "checked", "with faults", "notes"], rows)
+    faults = [[row["env_id"], row["findings"]] for row in table[table["faults"] > 0].to_dict("records")]
+    refused = [
+        [row["env_id"], row["findings"] or row["outcome"]]
+        for row in table[table["outcome"] != "checked"].to_dict("records")
+    ]
+    return text + "".join(f"\n{markdown(['environment', 'finding'], x)}" for x in (faults, refused) if x)
+
+
 def evolution():
     """Learned value losses on CartPole-v1, mean over training, beside the hand-written one."""
     table = pd.read_csv(RESULTS / "evolution.csv")
@@ -365,8 +396,8 @@ MADE = (
     overview, short_overview, returns, tuning, memory, networks, throughput, peers, short_peers, evolution, breakdown,
     against, roofline, gpu,
 )  # fmt: skip
-if SUITES_OUTPUT.exists():  # else docs/environments.md has figures from before this table
-    MADE = (*MADE, suites_speed)
+LATER = {SUITES_OUTPUT: suites_speed, RESULTS / "fresh.csv": suites_fresh, RESULTS / "checks.csv": suites_checks}
+MADE = (*MADE, *(table for path, table in LATER.items() if path.exists()))  # once they are measured
 TABLES = {f.__name__: f for f in MADE} | {f"returns_{s}": functools.partial(script_returns, s) for s in PLAYS}
 
 
