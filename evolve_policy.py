@@ -334,18 +334,19 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
     def unfinished(loop):
         return (loop[0] < limit) & ~loop[1].done.all()
 
+    def block(state, params, step_key, loop):
+        """An eighth of the longest episode, for all candidates."""
+        time, episodes = loop
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, time + jnp.arange(-(-limit // BLOCKS)))
+        return time + len(keys), spread(functools.partial(go_on, state, keys))(params, episodes)
+
     def play(state, params, key):
         """Plays E episodes of each candidate, params with a leading axis: alike in their first states and in luck."""
         reset_key, step_key = jax.random.split(key)
         size = len(jax.tree.leaves(params)[0])
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), first_episodes(reset_key))
-
-        def block(loop):
-            time, episodes = loop
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, time + jnp.arange(-(-limit // BLOCKS)))
-            return time + len(keys), spread(functools.partial(go_on, state, keys))(params, episodes)
-
-        return jax.lax.while_loop(unfinished, block, (jnp.int32(0), start))[1]
+        play_block = functools.partial(block, state, params, step_key)
+        return jax.lax.while_loop(unfinished, play_block, (jnp.int32(0), start))[1]
 
     def generation(state, _):
         key, ask_key, play_key, tie_key, tell_key = jax.random.split(state.key, 5)

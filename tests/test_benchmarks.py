@@ -38,7 +38,11 @@ from runner.policies import Policies
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn, "pqn": pqn}
-LINES = [(name, env_id) for name, lines in tomllib.loads(TUNED.read_text()).items() for env_id in lines]
+LINES = [  # those of other suites where these are installed
+    pytest.param(name, env_id, marks=[pytest.mark.suites] if "/" in env_id else [])
+    for name, lines in tomllib.loads(TUNED.read_text()).items()
+    for env_id in lines
+]
 
 
 def plan(*argv, script=ppo):

@@ -328,7 +328,7 @@ def test_env_params_that_do_not_exist_are_refused(env_id, changes, words, capsys
 
 
 def test_env_params_are_read_as_people_type_them():
-    for script in SCRIPTS.values():
+    for script in (script for script in SCRIPTS.values() if script is not apg):  # which plays neither
         _, env_params = script.make_env("CartPole-v1", " gravity = 2e1 ,max_steps_in_episode=5e1")
         assert env_params.gravity == 20.0 and env_params.max_steps_in_episode == 50
         assert type(env_params.max_steps_in_episode) is int

@@ -133,6 +133,7 @@ def test_a_lane_alone_has_shapes_and_can_not_be_run():
             run(jax.random.key(0), params)
 
 
+@pytest.mark.slow
 def test_the_check_command_plays_whole_games():
     lines = check(Lanes(probes.Pair()))
     assert [line.split(":")[0] for line in lines] == ["speed"], lines
@@ -188,6 +189,7 @@ def test_evaluation_over_devices_has_the_returns_of_each_agent():
     np.testing.assert_allclose(greedy[..., 1] / greedy[..., 0], 1.8)  # the agents of one game: as long, 2.25 / 1.25
 
 
+@pytest.mark.slow
 def test_training_over_devices_is_that_of_one():
     """Up to rounding, which after more updates makes other actions."""
     layout = devices.Layout(devices.make_mesh(4))
@@ -214,6 +216,7 @@ def run(*words):
     return stop.value.code
 
 
+@pytest.mark.slow
 def test_a_whole_run_with_gif_evaluation_and_resumption(tmp_path, capsys):
     folder, words = tmp_path / "run", ["--env-id", "Pair-probe", "--num-envs", "6", "--num-steps", "16"]
     words += ["--total-timesteps", "5760", "--num-seeds", "3", "--hidden-size", "8", "--lr", "0.02", "--gif"]

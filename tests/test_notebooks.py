@@ -29,6 +29,14 @@ TOTAL_TIMESTEPS = 8_192
 LRS = [1e-3, 1e-2]
 NUM_SEEDS = 3
 """,
+    "policy_search": """
+ENV_ID = "Pendulum-v1"
+TOTAL_TIMESTEPS = 10_240
+GENERATIONS = 3
+EPISODES = 2
+NUM_SEEDS = 2
+NUM_STARTS = 21
+""",
     "meta_evolution": """
 POPULATION = 4
 GENERATIONS = 2
