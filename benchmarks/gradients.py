@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import returns
 from suite import train
 from tasks import ROOT, RUNS, flags, read_tuned
 from throughput import machine, replace_rows
 
-from runner.report.plots import binned, draw_band, finish_curves, plt, save
-from runner.report.stats import interval, iqm
+from runner.report.plots import draw_band, finish_curves, plt, save
 
 OUTPUT = ROOT / "results" / "gradients.csv"
-POINTS = 50  # of a curve
 BEFORE = ("env_id", "method")  # what tells rows of one run from those of another
 
 
@@ -70,24 +69,18 @@ def rows(method, env_id, run_dir):
 
     seconds: of all seeds of the run together, at an even pace; compile_seconds come before them.
     """
-    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
-    whole = [member["member"] for member in summary["members"] if not member["first_bad_update"]]
-    table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
-    steps, returns = binned(table, whole, POINTS)
-    timing, all_steps = summary["timing"], table["env_steps"].max()
-    common = {"seeds": len(summary["members"]), "nan_seeds": len(summary["members"]) - len(whole)}
+    record, summary = returns.read(run_dir)
+    timing, seeds = summary["timing"], len(summary["members"])
+    common = {"seeds": seeds, "nan_seeds": seeds - len(returns.whole_members(summary))}
     common |= {"compile_seconds": round(timing["compile_seconds"], 1)}
-    made = {name: machine()[name] for name in ("machine", "jax")} | {"date": record["started"][:10]}
-    command = shlex.join(shlex.split(record["command"])[:-2])  # without where the record went
-    curves = zip(steps, *(map(float, x) for x in (iqm(returns), *interval(returns))), strict=True)
+    common |= {name: machine()[name] for name in ("machine", "jax")} | {"date": record["started"][:10]}
+    common |= {"command": shlex.join(shlex.split(record["command"])[:-2])}  # without where the record went
     return [
-        {"env_id": env_id, "method": method, "env_steps": round(step)}
-        | {"seconds": round(step / all_steps * timing["train_seconds"], 2)}
-        | {name: round(score, 3) for name, score in zip(("iqm", "low", "high"), scores, strict=True)}
+        {"env_id": env_id, "method": method, "env_steps": scores["env_steps"]}
+        | {"seconds": round(share * timing["train_seconds"], 2)}
+        | {name: scores[name] for name in ("iqm", "low", "high")}
         | common
-        | made
-        | {"command": command}
-        for step, *scores in curves
+        for share, scores in returns.scores_over_training(run_dir)
     ]
 
 

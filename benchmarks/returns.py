@@ -76,16 +76,27 @@ def command(record):
     return shlex.join(["python", f"{record['script']}.py", *words])
 
 
+def whole_members(summary):
+    """Numbers of the members that stayed finite."""
+    return [m["member"] for m in summary["members"] if not m["first_bad_update"]]
+
+
+def scores_over_training(run_dir, points=POINTS, digits=3):
+    """(share of training done, {env_steps, iqm, low, high} over seeds) in equal stretches of training."""
+    _, summary = read(run_dir)
+    table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
+    steps, returns = binned(table, whole_members(summary), points)
+    for step, *scores in zip(steps, iqm(returns), *interval(returns), strict=True):
+        scores = {name: round(float(x), digits) for name, x in zip(("iqm", "low", "high"), scores, strict=True)}
+        yield step / table["env_steps"].max(), {"env_steps": round(step)} | scores
+
+
 def curve(run_dir):
     """Rows of the learning curve, as dicts: IQM and interval over seeds, in equal stretches of training."""
     record, summary = read(run_dir)
-    whole = [m["member"] for m in summary["members"] if not m["first_bad_update"]]
-    table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
-    steps, returns = binned(table, whole, POINTS)
     names = {"script": record["script"]} | {k: record["config"][k] for k in ("env_id", "env_params")}
-    for step, *scores in zip(steps, iqm(returns), *interval(returns), strict=True):
-        scores = {name: round(float(score), 3) for name, score in zip(("iqm", "low", "high"), scores, strict=True)}
-        yield names | {"seeds": len(whole), "env_steps": round(step)} | scores | {"command": command(record)}
+    for _, scores in scores_over_training(run_dir):
+        yield names | {"seeds": len(whole_members(summary))} | scores | {"command": command(record)}
 
 
 def is_tuned(command):

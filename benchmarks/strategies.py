@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import returns
 from suite import train
 from tasks import ROOT, RUNS, SEARCH_SEED, flags
 from throughput import machine, read_rows, replace_rows
 
 import evolve_policy
-from runner.report.plots import binned, draw_band, finish_curves, plt, save
-from runner.report.stats import interval, iqm
+from runner.report.plots import draw_band, finish_curves, plt, save
 
 OUTPUT = ROOT / "results" / "strategies.csv"
 POINTS = 30  # of a curve
@@ -78,22 +78,16 @@ def search(env_id, strategy, root):
 
 def rows(env_id, strategy, best, run_dir):
     """Dicts: IQM and interval over seeds of the mean policy's return, in equal stretches of the evolution."""
-    record, summary = (json.loads((run_dir / name).read_text()) for name in ("config.json", "summary.json"))
-    table = pd.read_csv(run_dir / "metrics.csv", usecols=["member", "env_steps", "episode_return"])
-    whole = [member["member"] for member in summary["members"] if not member["first_bad_update"]]
-    steps, returns = binned(table, whole, POINTS)
-    greedy, timing = summary["points"][0]["greedy_return"], summary["timing"]
-    common = {"seeds": len(summary["members"]), "nan_seeds": len(summary["members"]) - len(whole)}
+    record, summary = returns.read(run_dir)
+    greedy, timing, seeds = summary["points"][0]["greedy_return"], summary["timing"], len(summary["members"])
+    common = {"seeds": seeds, "nan_seeds": seeds - len(returns.whole_members(summary))}
     common |= {f"greedy_{name}": round(greedy[name], 2) for name in ("iqm", "low", "high")}
     common |= {"settings": " ".join(f"{k}={v:g}" for k, v in best.items())}
     common |= {name: round(timing[name], 1) for name in ("compile_seconds", "train_seconds")}
-    common |= machine() | {
-        "date": record["started"][:10],
-        "command": f"python benchmarks/strategies.py --tasks {env_id}",
-    }
-    for step, *scores in zip(steps, *(map(float, x) for x in (iqm(returns), *interval(returns))), strict=True):
-        scores = {name: round(x, 2) for name, x in zip(("iqm", "low", "high"), scores, strict=True)}
-        yield {"env_id": env_id, "strategy": strategy, "env_steps": round(step)} | scores | common
+    common |= machine() | {"date": record["started"][:10]}
+    common |= {"command": f"python benchmarks/strategies.py --tasks {env_id} --strategies {strategy}"}
+    for _, scores in returns.scores_over_training(run_dir, POINTS, digits=2):
+        yield {"env_id": env_id, "strategy": strategy} | scores | common
 
 
 def measure(env_id, strategy, seeds, root, output):

@@ -57,7 +57,7 @@ class Policies(Kind):
             require("pygame", "--gif")
             if renderer(script.make_env(config.env_id, config.env_params)[0]) is None:
                 print(f"note: no GIF, for nobody can draw {config.env_id}: give it a method render(state)")
-        note = "" if script.spreads else reach_note(script, config)  # evolved policies scale their actions to the box
+        note = reach_note(script, config)
         if note and not options.resume:
             print(note)
         return dataclasses.replace(options, eval_episodes=whole(script, config, options.eval_episodes))
@@ -115,7 +115,7 @@ def reach_note(script, config):
     """What to say where a Gaussian that begins around 0, with a standard deviation of 1, hardly meets the actions."""
     env, env_params = script.make_env(config.env_id, config.env_params)
     space = env.action_space(env_params)
-    if not isinstance(space, spaces.Box) or not hasattr(config, "ent_coef"):  # apg.py scales actions to their bounds
+    if not isinstance(space, spaces.Box) or not hasattr(config, "ent_coef"):  # others scale theirs
         return ""
     low, high = np.broadcast_arrays(np.asarray(space.low, np.float64), np.asarray(space.high, np.float64))
     with np.errstate(invalid="ignore"):  # bounds may be infinite
