@@ -27,6 +27,7 @@ import flax.linen as nn
 import gymnax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.linen.initializers import orthogonal
 from gymnax.environments import spaces
@@ -62,6 +63,8 @@ class Config:
     cell: Literal["gru", "lstm"] = "gru"  # the kind of memory
     hidden_size: int = 64  # H, width of the memory, and of the hidden layer of the actor and of the critic
     normalize_obs: bool = False  # running normalisation of observations, clipped to +-10; for continuous control
+    std_init: float = 1.0  # std of continuous actions at the start, in their own units; before tanh if squash_actions
+    squash_actions: bool = False  # continuous actions go through tanh into their bounds, and are not cut off at them
     scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; where returns are large
 
     def __post_init__(self):
@@ -299,6 +302,55 @@ def product_of_categoricals(output, num_categories):
     return distrax.Independent(distrax.Categorical(logits=jnp.where(exists, logits, -jnp.inf)), 1)
 
 
+def bounds(space):
+    """Lowest and highest action of a Box, (A,) each. Raises ValueError where there is none."""
+    low, high = (np.broadcast_to(x, space.shape).reshape(-1) for x in (space.low, space.high))
+    if not np.isfinite([low, high]).all():
+        raise ValueError("squash_actions needs finite bounds of the actions, and here they are not: leave it out")
+    return low, high
+
+
+class SquashedGaussian(NamedTuple):
+    """tanh of a diagonal Gaussian, stretched to a Box's bounds: a distribution over actions (..., A), inside of them.
+
+    As in soft actor-critic (Haarnoja et al. 2018, arXiv:1801.01290, appendix C). A Beta has bounds too (Chou et al.
+    2017), but to draw from it takes as long as all the rest of a step: 4.6 against 0.05 microseconds on a CPU.
+    """
+
+    mean: jax.Array  # (..., A), before tanh, as is std
+    std: jax.Array
+    low: jax.Array  # (A,), as is high
+    high: jax.Array
+
+    def gaussian(self):
+        return distrax.MultivariateNormalDiag(self.mean, self.std)
+
+    def squash(self, x):
+        return self.low + (self.high - self.low) * (0.5 + 0.5 * jnp.tanh(x))
+
+    def log_slope(self, x):
+        """log of d squash / dx, (..., A), without the rounding of 1 - tanh(x)**2 where x is large."""
+        return jnp.log(0.5 * (self.high - self.low)) + 2.0 * (math.log(2.0) - x - nn.softplus(-2.0 * x))
+
+    def sample(self, seed):
+        return self.squash(self.gaussian().sample(seed=seed))
+
+    def mode(self):
+        return self.squash(self.mean)  # the median; where the density is highest is known in no closed form
+
+    def log_prob(self, action):
+        """(...,). An action that tanh rounded to a bound counts as the nearest float inside, at 8.7 before tanh."""
+        position = 2.0 * (action - self.low) / (self.high - self.low) - 1.0
+        x = jnp.arctanh(jnp.clip(position, -1.0 + 6e-8, 1.0 - 6e-8))
+        return self.gaussian().log_prob(x) - self.log_slope(x).sum(axis=-1)
+
+    def entropy(self):
+        """(...,): the Gaussian's and the mean of log_slope, an integral, by Gauss and Hermite's rule."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(16)
+        slopes = jax.vmap(self.log_slope, -1, -1)(self.mean[..., None] + self.std[..., None] * nodes.astype(np.float32))
+        return self.gaussian().entropy() + (slopes @ (weights / weights.sum()).astype(np.float32)).sum(axis=-1)
+
+
 class RecurrentActorCritic(nn.Module):
     """Embedding, memory, and an actor and a critic that both read the memory."""
 
@@ -309,6 +361,8 @@ class RecurrentActorCritic(nn.Module):
     activation: str
     image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
     kernel_size: int = 3
+    std_init: float = 1.0  # of continuous actions
+    squash_actions: bool = False  # a SquashedGaussian in place of a Gaussian
 
     def setup(self):
         space, discrete = self.action_space, not isinstance(self.action_space, spaces.Box)
@@ -321,7 +375,8 @@ class RecurrentActorCritic(nn.Module):
         self.memory_gates = Memory(self.cell, self.hidden_size)
         self.actor = self.head(action_dim, 0.01)  # a small last gain keeps the first policy near uniform (G2)
         self.critic = self.head(1, 1.0)
-        self.log_std = None if discrete else self.param("log_std", nn.initializers.zeros, (action_dim,))  # C2
+        initial = nn.initializers.constant(jnp.log(self.std_init))
+        self.log_std = None if discrete else self.param("log_std", initial, (action_dim,))  # C2
 
     def dense(self, size, gain):
         return nn.Dense(size, kernel_init=orthogonal(gain))  # and zero biases (G2)
@@ -349,7 +404,11 @@ class RecurrentActorCritic(nn.Module):
             return product_of_categoricals(output, self.action_space.num_categories), value
         if self.log_std is None:
             return distrax.Categorical(logits=output), value
-        return distrax.MultivariateNormalDiag(output, jnp.broadcast_to(jnp.exp(self.log_std), output.shape)), value
+        std = jnp.broadcast_to(jnp.exp(self.log_std), output.shape)
+        if self.squash_actions:
+            low, high = bounds(self.action_space)
+            return SquashedGaussian(output, std, low, high), value
+        return distrax.MultivariateNormalDiag(output, std), value
 
     def __call__(self, carry, obs):
         return self.heads(self.remember(carry, obs))
@@ -359,8 +418,10 @@ def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
     shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
     image = {"mlp": None, "cnn": shape}[config.network]
-    sizes = config.embedding_size, config.cell, config.hidden_size
-    return RecurrentActorCritic(env.action_space(env_params), *sizes, config.activation, image, config.kernel_size)
+    sizes, head = (config.embedding_size, config.cell, config.hidden_size), (config.std_init, config.squash_actions)
+    return RecurrentActorCritic(
+        env.action_space(env_params), *sizes, config.activation, image, config.kernel_size, *head
+    )
 
 
 def unroll(network, params, carry, obs, done):

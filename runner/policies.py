@@ -112,17 +112,18 @@ def whole(script, config, episodes):
 
 
 def reach_note(script, config):
-    """What to say where a Gaussian that begins around 0, with a standard deviation of 1, hardly meets the actions."""
+    """What to say where a Gaussian that begins around 0 with std_init hardly meets the actions."""
     env, env_params = script.make_env(config.env_id, config.env_params)
     space = env.action_space(env_params)
-    if not isinstance(space, spaces.Box) or not hasattr(config, "ent_coef"):  # others scale theirs
+    if not isinstance(space, spaces.Box) or getattr(config, "squash_actions", True):  # other scripts scale theirs, too
         return ""
     low, high = np.broadcast_arrays(np.asarray(space.low, np.float64), np.asarray(space.high, np.float64))
+    std = float(config.std_init)
     with np.errstate(invalid="ignore"):  # bounds may be infinite
-        far = (low > 0.5) | (high < -0.5) | (np.isfinite(high - low) & (high - low > MOST_WIDE))
+        far = (low > 0.5 * std) | (high < -0.5 * std) | (np.isfinite(high - low) & (high - low > MOST_WIDE * std))
     if not far.any():
         return ""
     return (
         f"note: actions of {config.env_id} reach from {low.min():g} to {high.max():g}, and a policy begins around 0"
-        " with a standard deviation of 1: it will hardly reach them; scale the environment's actions to -1 to 1"
+        f" with a standard deviation of {std:g}: it will hardly reach them; --squash-actions fills the bounds"
     )

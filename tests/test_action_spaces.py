@@ -4,12 +4,16 @@ import itertools
 import json
 from dataclasses import replace
 
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import probes
 import pytest
 import scipy.special
+import scipy.stats
+from gymnax.environments import spaces
+from gymnax.environments.classic_control.pendulum import Pendulum
 from test_cli import main_in_process
 
 import dqn
@@ -93,6 +97,94 @@ def test_each_of_two_choices_is_learned(script, config):
 def test_dqn_names_the_scripts_that_make_several_choices():
     with pytest.raises(ValueError, match=r"MultiDiscrete\(\[2, 3\]\).*use ppo\.py or ppo_rnn\.py"):
         dqn.make_train(dqn.Config("TwoChoices-probe"))
+
+
+# --- Bounded continuous actions ---------------------------------------------------------------------------------------
+LOW, HIGH = jnp.array([-2.0, 0.0]), jnp.array([2.0, 10.0])
+
+
+def squashed(script, mean, std):
+    mean, std = (jnp.broadcast_to(jnp.float32(x), 2) for x in (mean, std))
+    return script.SquashedGaussian(mean, std, LOW, HIGH)
+
+
+def plain_density(x, mean, std, low, high):
+    """Of one action x inside the bounds: the Gaussian's at the number that tanh made x of, by the change's slope."""
+    half = (high - low) / 2
+    before = np.arctanh((x - low) / half - 1)
+    return scipy.stats.norm.pdf(before, mean, std) / (half * (1 - np.tanh(before) ** 2))
+
+
+@pytest.mark.parametrize("script", [ppo, ppo_rnn])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.3), (-2.0, 0.8), (0.3, 2.0)])
+def test_a_squashed_gaussian_has_the_density_and_entropy_of_numerical_integration(script, mean, std):
+    policy, expected_entropy = squashed(script, mean, std), 0.0
+    before = np.linspace(mean - 9 * std, mean + 9 * std, 200_001)
+    for low, high in zip(LOW.tolist(), HIGH.tolist(), strict=True):
+        slope = 0.5 * (high - low) / np.cosh(before) ** 2  # the integral over x, written over the number before tanh
+        density = scipy.stats.norm.pdf(before, mean, std) / slope
+        assert np.trapezoid(density * slope, before) == pytest.approx(1.0, abs=1e-6)
+        expected_entropy -= np.trapezoid(density * np.log(density) * slope, before)
+    np.testing.assert_allclose(policy.entropy(), expected_entropy, atol=0.01)
+    share = np.array([[0.01, 0.5], [0.3, 0.97], [0.8, 0.2]])
+    action = np.asarray(LOW + share * (HIGH - LOW), np.float64)
+    plain = sum(np.log(plain_density(action[:, i], mean, std, float(LOW[i]), float(HIGH[i]))) for i in range(2))
+    np.testing.assert_allclose(policy.log_prob(jnp.array(action)), plain, rtol=1e-4)
+
+
+@pytest.mark.parametrize("script", [ppo, ppo_rnn])
+def test_a_squashed_gaussians_samples_are_inside_and_as_likely_as_it_says(script):
+    policy = squashed(script, 0.4, 0.9)
+    drawn = jax.vmap(lambda key: policy.sample(seed=key))(jax.random.split(jax.random.key(0), 20_000))
+    assert ((drawn >= LOW) & (drawn <= HIGH)).all()
+    np.testing.assert_allclose(policy.entropy(), -policy.log_prob(drawn).mean(), atol=0.02)
+    half = (jnp.median(drawn, axis=0) - LOW) / (HIGH - LOW)
+    np.testing.assert_allclose(half, (policy.mode() - LOW) / (HIGH - LOW), atol=0.01)
+    inside = (np.asarray(drawn[:, 1]) < 3.0).mean()
+    assert inside == pytest.approx(scipy.stats.norm.cdf(np.arctanh(2 * 0.3 - 1), 0.4, 0.9), abs=0.01)
+
+
+@pytest.mark.parametrize("script", [ppo, ppo_rnn])
+def test_a_squashed_gaussian_has_finite_gradients_at_its_bounds(script):
+    """tanh rounds to 1 from 9 on: such actions happen once a policy is sure."""
+
+    def loss(mean, std):
+        policy = squashed(script, mean, std)
+        return policy.log_prob(policy.squash(jnp.array([20.0, -20.0]))) + policy.entropy()
+
+    for mean, std in ((0.0, 1.0), (8.0, 0.1), (-8.0, 3.0)):
+        value, grads = jax.value_and_grad(loss, (0, 1))(mean, std)
+        assert np.isfinite([value, *grads]).all()
+
+
+@pytest.mark.parametrize(("script", "config"), [(ppo, PPO), (ppo_rnn, RNN)])
+def test_bounded_actions_start_as_wide_as_asked_and_fill_the_bounds(script, config):
+    for squash, low, high in ((False, -5.0, 5.0), (True, -2.0, 2.0)):
+        changed = replace(config, env_id="Pendulum-v1", std_init=0.5, squash_actions=squash)
+        state, _ = jax.jit(lambda key, c=changed: script.make_train(c)(key, num_updates=0))(jax.random.key(0))
+        init_carry, act = script.make_policy(changed)
+        obs = jnp.zeros((4_000, 3))
+        _, drawn = act(state, init_carry(4_000), obs, jax.random.key(1), False)
+        assert drawn.shape == (4_000, 1) and low <= drawn.min() and drawn.max() <= high
+        before = np.arctanh(np.asarray(drawn) / 2) if squash else drawn
+        assert np.std(before) == pytest.approx(0.5, rel=0.05)
+
+
+class Unbounded(Pendulum):
+    def action_space(self, params=None):
+        return spaces.Box(-jnp.inf, 1.0, (1,))
+
+
+gymnax.register("Unbounded-probe", Unbounded)
+
+
+@pytest.mark.parametrize(("script", "config"), [(ppo, PPO), (ppo_rnn, RNN)])
+def test_without_bounds_nothing_is_squashed(script, config, tmp_path, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="needs finite bounds"):
+        script.make_train(replace(config, env_id="Unbounded-probe", squash_actions=True))(jax.random.key(0))
+    monkeypatch.chdir(tmp_path)
+    assert main_in_process("--env-id", "Unbounded-probe", "--squash-actions", script=script) == 2
+    assert "squash_actions needs bounds, and the actions of Unbounded-probe have none" in capsys.readouterr().err
 
 
 # --- Masks ------------------------------------------------------------------------------------------------------------

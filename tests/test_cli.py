@@ -887,4 +887,7 @@ def test_actions_out_of_reach_are_said(low, high, said):
 
     script = types.SimpleNamespace(make_env=lambda env_id, changes: (Env(), None))
     assert ("will hardly reach them" in reach_note(script, ppo.Config())) == said
+    assert not reach_note(script, ppo.Config(std_init=100.0)) and not reach_note(
+        script, ppo.Config(squash_actions=True)
+    )
     assert not reach_note(script, apg.Config())  # it has tanh and the bounds' own scale

@@ -29,11 +29,17 @@ PPO_METRICS = COMMON | {
     "policy_loss", "value_loss", "value_mean", "entropy", "approx_kl", "clip_fraction", "explained_variance",
 }  # fmt: skip
 PPO_FLOATS = dict(lr=3e-4, gamma=0.9, gae_lambda=0.8, clip_eps=0.05, ent_coef=0.1, vf_coef=1.5, max_grad_norm=0.05)
+PPO_FLOATS |= dict(std_init=0.5)
 PPO_STATICS = dict(
     env_id="Acrobot-v1", env_params="max_steps_in_episode=50", total_timesteps=4096, num_envs=8, num_steps=64,
     num_minibatches=2, update_epochs=2, anneal_lr=False, clip_value=False, activation="relu", hidden_size=16,
-    normalize_obs=True, scale_reward=True,
+    normalize_obs=True, scale_reward=True, squash_actions=True,
 )  # fmt: skip
+IMAGES, CONTINUOUS_ACTIONS = {"env_id": "Breakout-MinAtar"}, {"env_id": "Pendulum-v1"}
+NEEDS = {  # of fields that matter in some environments only
+    "network": IMAGES, "kernel_size": IMAGES | {"network": "cnn"},
+    "std_init": CONTINUOUS_ACTIONS, "squash_actions": CONTINUOUS_ACTIONS,
+}  # fmt: skip
 
 
 class Case(NamedTuple):
@@ -237,8 +243,11 @@ def test_each_float_alone_can_be_vmapped_and_changes_the_result(name, field, tra
     jax.eval_shape(  # this field alone traced, the others static: what vmap over one hyperparameter does
         jax.vmap(lambda value: case.train(**{field: value})(jax.random.key(0))), values
     )
-    before = traced[name](jax.random.key(0), floats_of(case))[0].params
-    after = traced[name](jax.random.key(0), floats_of(case, **{field: case.floats[field]}))[0].params
+    run = traced[name]
+    if field in NEEDS:
+        run = jax.jit(lambda key, floats: case.train(**floats, **NEEDS[field])(key, num_updates=2))
+    before = run(jax.random.key(0), floats_of(case))[0].params
+    after = run(jax.random.key(0), floats_of(case, **{field: case.floats[field]}))[0].params
     assert any((x != y).any() for x, y in zip(raw(before), raw(after), strict=True))
 
 
@@ -281,10 +290,9 @@ def test_each_static_field_changes_the_program(name, field):
     if field == "generations":  # it says how often the program repeats, and nothing else
         assert CASES[name].train(generations=3)(jax.random.key(0))[1]["env_steps"].shape == (3,)
         return
-    images = {"env_id": "Breakout-MinAtar"} if field in ("network", "kernel_size") else {}  # those that need them
-    images |= {"network": "cnn"} if field == "kernel_size" else {}
-    before = program(name, **images) if images else default_program(name)
-    assert before != program(name, **images, **{field: CASES[name].statics[field]})
+    needs = NEEDS.get(field, {})
+    before = program(name, **needs) if needs else default_program(name)
+    assert before != program(name, **needs, **{field: CASES[name].statics[field]})
 
 
 # --- make_train -------------------------------------------------------------------------------------------------------

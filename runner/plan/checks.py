@@ -38,7 +38,8 @@ def valid_config(script, values):
         if field.init:
             check_value(field, values[field.name])
     for env_id in script.kind.env_ids(values):
-        check_environment(script, env_id, values["env_params"], values.get("network"), values.get("kernel_size"))
+        settings = (values.get(name) for name in ("network", "kernel_size", "squash_actions"))
+        check_environment(script, env_id, values["env_params"], *settings)
     try:
         for env_id in script.kind.env_ids(values):
             check_lanes(env_id, num_agents(script, env_id), values.get("num_envs", 0))
@@ -120,7 +121,7 @@ def check_options(options):
 
 
 # --- Environments -----------------------------------------------------------------------------------------------------
-def check_environment(script, env_id, changes="", network=None, kernel_size=None):
+def check_environment(script, env_id, changes="", network=None, kernel_size=None, squash_actions=False):
     """Raises UsageError for an environment that is not there, or that the script can't play, or with such changes."""
     if env_id not in gymnax.registered_envs:
         raise UsageError(f"env_id {env_id!r} is not a gymnax environment; {instead_of(env_id)}")
@@ -143,6 +144,12 @@ def check_environment(script, env_id, changes="", network=None, kernel_size=None
         _, env_params = script.make_env(env_id, changes)
     except ValueError as error:  # actions that the algorithm can't handle
         raise UsageError(str(error)) from error
+    actions = env.action_space(env_params)
+    bounded = (
+        not isinstance(actions, spaces.Box) or np.isfinite([*np.ravel(actions.low), *np.ravel(actions.high)]).all()
+    )
+    if squash_actions and not bounded:
+        raise UsageError(f"squash_actions needs bounds, and the actions of {env_id} have none: leave it out")
     shape = env.observation_space(env_params).shape
     size = kernel_size or 3  # of those without a setting for it
     if network == "cnn" and (len(shape) != 3 or min(shape[:2]) < size):
