@@ -15,7 +15,7 @@ import ppo
 import ppo_rnn
 from environments import check, particles
 from environments.lanes import Lanes
-from environments.particles import AGENT, BELOW_1, EMPTY, FOOD, REACH, TASKS, WALL, Particles, State, Task
+from environments.particles import AGENT, BELOW_1, EMPTY, FOOD, REACH, TASKS, WALL, Params, Particles, State, Task
 from environments.resets import new_where, with_whole_episodes
 from environments.spaces import MultiDiscrete
 from runner.report.render import write_gif
@@ -155,7 +155,9 @@ def test_rewards_by_hand():
     np.testing.assert_allclose(rewards(*flock), [-0.5] * 2 + [0.3] * 6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name", ["forage", "predator_prey", *(pytest.param(x, marks=pytest.mark.slow) for x in ("scatter", "group"))]
+)
 def test_a_random_episode_keeps_the_rules(name):
     """No two agents in a cell, none in a wall, the map as the agents say, walls and the food's number as at first."""
     env = Particles(TASKS[name], size=10, num_agents=20)
@@ -197,23 +199,23 @@ def test_food_grows_anew_elsewhere_or_not_at_all():
 
 # --- Action spaces, time and starts -----------------------------------------------------------------------------------
 def test_equal_velocities_lead_to_equal_episodes_in_all_action_spaces():
-    made = {choices: Particles(TASKS["forage"], size=10, num_agents=8, choices=choices) for choices in (3, 9, None)}
-    assert [env.action_space().shape for env in made.values()] == [(2,)] * 3
+    worlds = {choices: Particles(TASKS["forage"], size=10, num_agents=8, choices=choices) for choices in (3, 9, None)}
     keys = jax.random.split(jax.random.key(0), 30)
     velocity = jax.random.randint(keys[0], (30, 8, 2), -1, 2)
     actions = {3: velocity + 1, 9: 4 * velocity + 4, None: velocity.astype(jnp.float32)}
 
-    def play(env, actions):
-        obs, state = env.reset(keys[0])
-        params = env.default_params.replace(speed=0.7)
-        return obs, jax.lax.scan(lambda state, x: step(env, params, state, *x), state, (keys, actions))
+    params = Params(speed=0.7)
+    _, start = jax.jit(worlds[3].reset)(keys[0], params)
 
-    def step(env, params, state, key, action):
-        obs, state, *rest = env.step_env(key, state, action, params)
+    def step(env, state, key_and_action):
+        obs, state, *rest = env.step_env(key_and_action[0], state, key_and_action[1], params)
         return state, (obs, state, rest)
 
-    found = [jax.jit(functools.partial(play, env))(actions[choices]) for choices, env in made.items()]
-    assert (found[0][1][1][1].cell != found[0][1][1][1].cell[0]).any()
+    def play(env, actions):
+        return jax.jit(lambda: jax.lax.scan(functools.partial(step, env), start, (keys, actions))[1])()
+
+    found = [play(env, actions[choices]) for choices, env in worlds.items()]
+    assert (found[0][1].cell != start.cell).any()
     for other in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, found[0], other)
 
@@ -340,7 +342,8 @@ def test_ppo_rnn_reads_its_images():
     assert metrics["episode_return"].shape == (config.num_updates,)
 
 
-@pytest.mark.parametrize("name", ["Particles-small", pytest.param("Particles-small-box", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
 def test_the_check_command_finds_no_fault(name):
     assert not [line for line in check(*gymnax.make(name)) if line.startswith("fault")]
 
