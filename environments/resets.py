@@ -1,5 +1,6 @@
 """Resets only where episodes end, also under vmap, where a loop or a condition would compute them for all."""
 
+import dataclasses
 import functools
 
 import jax
@@ -27,7 +28,11 @@ def new_where(reset, done, key, last, params):
 
     @one.def_vmap
     def row(count, batched, *args):
-        out = many(*in_all(count, batched, args))
+        args = in_all(count, batched, args)
+        if count == 1:  # XLA knows what one of one is, and would compute its reset before the loop, in every step
+            out = jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], args)))
+        else:
+            out = many(*args)
         return out, jax.tree.map(lambda x: True, out)
 
     @custom_vmap
@@ -66,3 +71,8 @@ def begin_some(reset, key, params, loop):
 def in_all(count, batched, args):
     """The arguments with a leading axis of count also where vmap does not vary them."""
     return jax.tree.map(lambda x, has: x if has else jnp.broadcast_to(x, (count, *jnp.shape(x))), args, tuple(batched))
+
+
+def with_whole_episodes(env_params):
+    """env_params without `stagger`, which cuts first episodes short: for who plays first episodes only."""
+    return dataclasses.replace(env_params, stagger=False) if hasattr(env_params, "stagger") else env_params

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from environments.resets import with_whole_episodes
 from runner.loop import hosts
 from runner.loop.checkpoint import from_words, to_words
 from runner.loop.devices import Layout, make_mesh, use_compile_cache, without_cache_chatter
@@ -38,6 +39,7 @@ class Loop(NamedTuple):
 def make_evaluate(script, config, episodes):
     """Returns evaluate(state, key, greedy) -> returns (episodes,), of one member's policy, statistics frozen."""
     env, env_params = script.make_env(config.env_id, config.env_params)
+    env_params = with_whole_episodes(env_params)
     init_carry, act = script.make_policy(config)
     limit = min(getattr(env_params, "max_steps_in_episode", MAX_STEPS), LONGEST)
 

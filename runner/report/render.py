@@ -10,6 +10,7 @@ from PIL import Image
 
 from environments.lanes import OneGame
 from environments.rendering import grid_frame, renderer
+from environments.resets import with_whole_episodes
 from runner.loop.checkpoint import is_key
 from runner.loop.devices import without_cache_chatter
 from runner.loop.record import replacing
@@ -48,6 +49,7 @@ def play(script, config, state, seed):
     Of several agents: the states of their game, and the mean of their returns.
     """
     env, env_params = script.make_env(config.env_id, config.env_params)
+    env_params = with_whole_episodes(env_params)
     game = OneGame(env)
     init_carry, act = script.make_policy(config)
 
