@@ -28,8 +28,7 @@ import numpy as np
 import optax
 from flax.linen.initializers import orthogonal
 from gymnax.environments import spaces
-from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
-from gymnax.wrappers.purerl import GymnaxWrapper
+from gymnax.wrappers.purerl import FlattenObservationWrapper, GymnaxWrapper, LogWrapper
 
 
 # --- Config -----------------------------------------------------------------------------------------------------------

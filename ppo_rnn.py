@@ -11,8 +11,7 @@ The details that make PPO work are numbered after Huang et al. 2022, "The 37 Imp
 (https://iclr-blog-track.github.io/2022/03/25/ppo-implementation-details/): G general, C continuous actions, L memory.
 
 Shapes: T = num_steps, N = num_envs, S = N / num_minibatches (sequences in a minibatch), D = flattened observation,
-E = embedding_size, H = hidden_size, G = gates of the cell, A = actions. A `carry` is the memory: (..., H) of a GRU, a
-pair of them of an LSTM.
+E = embedding_size, H = hidden_size, G = gates of the cell, A = actions. carry, the memory: (..., H), an LSTM has two.
 """
 
 import ast
@@ -31,8 +30,7 @@ import numpy as np
 import optax
 from flax.linen.initializers import orthogonal
 from gymnax.environments import spaces
-from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
-from gymnax.wrappers.purerl import GymnaxWrapper
+from gymnax.wrappers.purerl import FlattenObservationWrapper, GymnaxWrapper, LogWrapper
 
 
 # --- Config -----------------------------------------------------------------------------------------------------------
