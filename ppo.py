@@ -56,7 +56,7 @@ class Config:
     activation: Literal["tanh", "relu"] = "tanh"  # of the hidden layers
     hidden_size: int = 64  # width of the two hidden layers of the actor and of the critic
     normalize_obs: bool = False  # running normalisation of observations, clipped to +-10; for continuous control
-    std_init: float = 1.0  # std of continuous actions at the start, in their own units; before tanh if squash_actions
+    action_std: float = 1.0  # std of continuous actions at the start, in their own units; before tanh if squash_actions
     squash_actions: bool = False  # continuous actions go through tanh into their bounds, and are not cut off at them
     scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; where returns are large
 
@@ -312,7 +312,7 @@ class ActorCritic(nn.Module):
     activation: str
     image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
     num_masked: int = 0  # last entries of an observation, which say what is legal
-    std_init: float = 1.0  # of continuous actions
+    action_std: float = 1.0  # of continuous actions
     squash_actions: bool = False  # a SquashedGaussian in place of a Gaussian
 
     def setup(self):
@@ -322,7 +322,7 @@ class ActorCritic(nn.Module):
         # Orthogonal weights and zero biases; a small last gain keeps the first policy near uniform (G2)
         self.actor = nn.Sequential([*self.hidden_layers(), self.head(action_dim, 0.01)])
         self.critic = nn.Sequential([*self.hidden_layers(), self.head(1, 1.0)])
-        initial = nn.initializers.constant(jnp.log(self.std_init))
+        initial = nn.initializers.constant(jnp.log(self.action_std))
         self.log_std = None if discrete else self.param("log_std", initial, (action_dim,))  # C2
 
     def hidden_layers(self):
@@ -358,7 +358,7 @@ def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
     shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
     image = {"mlp": None, "cnn": shape}[config.network]
-    num_masked, head = getattr(env, "num_masked", 0), (config.std_init, config.squash_actions)
+    num_masked, head = getattr(env, "num_masked", 0), (config.action_std, config.squash_actions)
     return ActorCritic(env.action_space(env_params), config.hidden_size, config.activation, image, num_masked, *head)
 
 

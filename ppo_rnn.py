@@ -61,7 +61,7 @@ class Config:
     cell: Literal["gru", "lstm"] = "gru"  # the kind of memory
     hidden_size: int = 64  # H, width of the memory, and of the hidden layer of the actor and of the critic
     normalize_obs: bool = False  # running normalisation of observations, clipped to +-10; for continuous control
-    std_init: float = 1.0  # std of continuous actions at the start, in their own units; before tanh if squash_actions
+    action_std: float = 1.0  # std of continuous actions at the start, in their own units; before tanh if squash_actions
     squash_actions: bool = False  # continuous actions go through tanh into their bounds, and are not cut off at them
     scale_reward: bool = False  # divide rewards by the running std of the return, clip to +-10; where returns are large
 
@@ -359,7 +359,7 @@ class RecurrentActorCritic(nn.Module):
     activation: str
     image_shape: tuple[int, int, int] | None = None  # a convolution comes first if given
     kernel_size: int = 3
-    std_init: float = 1.0  # of continuous actions
+    action_std: float = 1.0  # of continuous actions
     squash_actions: bool = False  # a SquashedGaussian in place of a Gaussian
 
     def setup(self):
@@ -373,7 +373,7 @@ class RecurrentActorCritic(nn.Module):
         self.memory_gates = Memory(self.cell, self.hidden_size)
         self.actor = self.head(action_dim, 0.01)  # a small last gain keeps the first policy near uniform (G2)
         self.critic = self.head(1, 1.0)
-        initial = nn.initializers.constant(jnp.log(self.std_init))
+        initial = nn.initializers.constant(jnp.log(self.action_std))
         self.log_std = None if discrete else self.param("log_std", initial, (action_dim,))  # C2
 
     def dense(self, size, gain):
@@ -416,7 +416,7 @@ def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
     shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
     image = {"mlp": None, "cnn": shape}[config.network]
-    sizes, head = (config.embedding_size, config.cell, config.hidden_size), (config.std_init, config.squash_actions)
+    sizes, head = (config.embedding_size, config.cell, config.hidden_size), (config.action_std, config.squash_actions)
     return RecurrentActorCritic(
         env.action_space(env_params), *sizes, config.activation, image, config.kernel_size, *head
     )

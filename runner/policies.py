@@ -112,13 +112,13 @@ def whole(script, config, episodes):
 
 
 def reach_note(script, config):
-    """What to say where a Gaussian that begins around 0 with std_init hardly meets the actions."""
+    """What to say where a Gaussian that begins around 0 with action_std hardly meets the actions."""
     env, env_params = script.make_env(config.env_id, config.env_params)
     space = env.action_space(env_params)
     if not isinstance(space, spaces.Box) or getattr(config, "squash_actions", True):  # other scripts scale theirs, too
         return ""
     low, high = np.broadcast_arrays(np.asarray(space.low, np.float64), np.asarray(space.high, np.float64))
-    std = float(config.std_init)
+    std = float(config.action_std)
     with np.errstate(invalid="ignore"):  # bounds may be infinite
         far = (low > 0.5 * std) | (high < -0.5 * std) | (np.isfinite(high - low) & (high - low > MOST_WIDE * std))
     if not far.any():

@@ -72,6 +72,23 @@ class Terminating(Probe):
     """The same, but the episode ends by itself: V, the same at each of the 5 steps, is the mean of the finite sums."""
 
 
+class Images(Probe):
+    """10 x 10 pixels of four channels, others in every step; action 1 is right where the first one is the brightest.
+
+    Of MinAtar's shape, and compiled in a tenth of the time.
+    """
+
+    def get_obs(self, state, params=None, key=None):
+        return jax.random.uniform(jax.random.fold_in(jax.random.key(state.cue), state.time), (10, 10, 4))
+
+    def reward(self, state, action):
+        brightness = self.get_obs(state).sum(axis=(0, 1))
+        return jnp.float32(action == (brightness.argmax() == 0))
+
+    def observation_space(self, params=None):
+        return spaces.Box(0.0, 1.0, (10, 10, 4))
+
+
 class SeesTime(Terminating):
     """The same with time observed: V at step t is the sum of gamma^i over the 5 - t steps left."""
 
@@ -288,7 +305,7 @@ class Pair(Probe):
 
 PROBES = (
     OddActions, Recall, Path, TimeLimit, Terminating, SeesTime, SeesCue, MatchCue, TwoChoices, Masked, Target,
-    FarTarget, LinearQuadratic, Restless,
+    FarTarget, LinearQuadratic, Restless, Images,
 )  # fmt: skip
 for probe in PROBES:
     if f"{probe.__name__}-probe" not in gymnax.registered_envs:

@@ -160,7 +160,7 @@ def test_a_squashed_gaussian_has_finite_gradients_at_its_bounds(script):
 @pytest.mark.parametrize(("script", "config"), [(ppo, PPO), (ppo_rnn, RNN)])
 def test_bounded_actions_start_as_wide_as_asked_and_fill_the_bounds(script, config):
     for squash, low, high in ((False, -5.0, 5.0), (True, -2.0, 2.0)):
-        changed = replace(config, env_id="Pendulum-v1", std_init=0.5, squash_actions=squash)
+        changed = replace(config, env_id="Pendulum-v1", action_std=0.5, squash_actions=squash)
         state, _ = jax.jit(lambda key, c=changed: script.make_train(c)(key, num_updates=0))(jax.random.key(0))
         init_carry, act = script.make_policy(changed)
         obs = jnp.zeros((4_000, 3))

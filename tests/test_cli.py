@@ -384,7 +384,7 @@ def sweep_run(tmp_path_factory, environment):
 
 @pytest.mark.slow
 def test_with_64_bits_on_a_whole_run_is_one_of_32(environment, tmp_path):
-    """Pendulum-v1 by itself would mix them: when it is checked, trained in, evaluated in, drawn, and gone on with."""
+    """Pendulum-v1 by itself would mix them: when it is checked, trained in, evaluated in and drawn."""
     env = environment | {"JAX_ENABLE_X64": "1"}
     words = ["--env-id", "Pendulum-v1", *TINY[:-2], "--num-seeds", "2", "--eval-episodes", "4"]
     found = ppo_command(*words, "--gif", "--run-dir", "wide", env=env, cwd=tmp_path)
@@ -393,7 +393,6 @@ def test_with_64_bits_on_a_whole_run_is_one_of_32(environment, tmp_path):
     assert sha256(tmp_path / "wide/metrics.csv") == sha256(tmp_path / "plain/metrics.csv")
     members = [json.loads((tmp_path / name / "summary.json").read_text())["members"] for name in ("wide", "plain")]
     assert members[0] == members[1]
-    assert ppo_command("--resume", "wide", env=env, cwd=tmp_path).returncode == 0
 
 
 def test_the_record_is_complete(sweep_run):
@@ -456,7 +455,6 @@ def test_the_gif_of_the_best_member_is_there(sweep_run):
     assert "lr=0.001" in next(line for line in found.stdout.splitlines() if line.startswith("best member"))
 
 
-@pytest.mark.slow
 def test_one_member_alone_gives_what_it_gave_in_the_sweep_and_wandb_has_it(sweep_run, environment, tmp_path):
     """The re-run command's promise: members don't see each other. Batches of other sizes may round otherwise."""
     env = environment | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
@@ -668,16 +666,17 @@ OTHERS = {
 def test_the_other_scripts_learn_and_resume_with_the_same_bits(name, users_environment, tmp_path):
     """Killed after a third of the updates or more, with the memory or the replay buffer in the checkpoint."""
     promise = OTHERS[name]
-    flags = [*promise.flags, "--num-seeds", "4", "--checkpoint-every", str(promise.updates // 9)]
+    flags = [*promise.flags, "--num-seeds", "2", "--eval-episodes", "32"]
+    flags += ["--checkpoint-every", str(promise.updates // 9)]
     found = python(ROOT / f"{name}.py", *flags, "--run-dir", "whole", env=users_environment, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     point = json.loads((tmp_path / "whole/summary.json").read_text())["points"][0]
     assert point["final_return"]["mean"] >= promise.least and point["greedy_return"]["mean"] >= promise.least
     process = start(*flags, "--run-dir", "run", script=f"{name}.py", env=users_environment, cwd=tmp_path)
-    wait_for_rows(tmp_path / "run", process, 4 * promise.updates // 3)
+    wait_for_rows(tmp_path / "run", process, 2 * promise.updates // 3)
     process.kill()
     process.wait()
-    assert (tmp_path / "run/metrics.csv").read_bytes().count(b"\n") < 4 * promise.updates
+    assert (tmp_path / "run/metrics.csv").read_bytes().count(b"\n") < 2 * promise.updates
     found = python(ROOT / f"{name}.py", "--resume", "run", env=users_environment, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert sha256(tmp_path / "run/metrics.csv") == sha256(tmp_path / "whole/metrics.csv")
@@ -887,7 +886,7 @@ def test_actions_out_of_reach_are_said(low, high, said):
 
     script = types.SimpleNamespace(make_env=lambda env_id, changes: (Env(), None))
     assert ("will hardly reach them" in reach_note(script, ppo.Config())) == said
-    assert not reach_note(script, ppo.Config(std_init=100.0)) and not reach_note(
+    assert not reach_note(script, ppo.Config(action_std=100.0)) and not reach_note(
         script, ppo.Config(squash_actions=True)
     )
     assert not reach_note(script, apg.Config())  # it has tanh and the bounds' own scale

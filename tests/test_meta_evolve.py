@@ -532,11 +532,12 @@ def test_a_loss_is_better_only_where_intervals_lie_apart():
 
 # --- Whole runs -------------------------------------------------------------------------------------------------------
 GENERATIONS = 30
-RUN = [
+EVOLVE = [
     "--total-timesteps", "4096", "--hidden-size", "8", "--population", "4", "--loss-hidden-size", "4",
     "--learn", "both", "--env-ids", "Catch-bsuite", "--generations", str(GENERATIONS), "--lr", "0.01",
-    "--held-out", "--eval-seeds", "4", "--tune-seeds", "1", "--checkpoint-every", "2",
+    "--held-out", "--tune-seeds", "1", "--checkpoint-every", "2",
 ]  # fmt: skip
+RUN = [*EVOLVE, "--eval-seeds", "4"]
 
 
 def digest(run):
@@ -560,10 +561,12 @@ def wait_for(folder, least, process):
 
 
 @pytest.mark.slow
-def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_path):
-    """kill -9, the newest checkpoint damaged, then Ctrl-C."""
-    run = tmp_path / "run"
-    process = start(*RUN, "--run-dir", run, script="meta_evolve_loss.py", env=environment, cwd=tmp_path)
+def test_killed_stopped_and_resumed_gives_the_same_bits(environment, tmp_path):
+    """kill -9, the newest checkpoint damaged, then Ctrl-C. What is compared afterwards is in `whole` above."""
+    run, whole, words = tmp_path / "run", tmp_path / "whole", [*EVOLVE, "--eval-seeds", "0"]
+    found = python(ROOT / "meta_evolve_loss.py", *words, "--run-dir", whole, env=environment, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    process = start(*words, "--run-dir", run, script="meta_evolve_loss.py", env=environment, cwd=tmp_path)
     wait_for(run / "checkpoints/batch-000", 3, process)  # in the second chunk: then there are two
     process.kill()
     process.wait()
@@ -579,13 +582,7 @@ def test_killed_stopped_and_resumed_gives_the_same_bits(whole, environment, tmp_
     assert f"checkpoint {newest} is damaged" in printed
     assert sha256(run / "metrics.csv") == sha256(whole / "metrics.csv") and digest(run) == digest(whole)
     assert len(pd.read_csv(run / "metrics.csv")) == GENERATIONS
-    assert sha256(run / "evaluation.csv") == sha256(whole / "evaluation.csv")
-    assert python(ROOT / "meta_evolve_loss.py", "--resume", run, env=environment, cwd=tmp_path).returncode == 0
-    summary, expected = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
-    assert summary["environments"] == expected["environments"]  # also when there was nothing left to do
-    assert summary["timing"]["train_seconds"] > 0
-    for name in ("fitness.png", "value_loss.png", "drift.png", "comparison.png"):
-        assert (run / name).stat().st_size > 10_000
+    assert json.loads((run / "summary.json").read_text())["timing"]["train_seconds"] > 0
 
 
 SEVERAL = [
@@ -673,6 +670,17 @@ def test_resuming_refuses_other_settings(whole, capsys):
     assert f"compared already; for another comparison type python meta_evolve_loss.py evaluate --loss {whole}" in (
         capsys.readouterr().err
     )
+
+
+def test_an_evolution_that_is_compared_already_is_reported_again(whole, capsys):
+    """By --resume with nothing left to do."""
+    before = json.loads((whole / "summary.json").read_text())
+    (whole / "fitness.png").unlink()
+    assert main_in_process("--resume", str(whole)) == 0
+    after = json.loads((whole / "summary.json").read_text())
+    assert after["environments"] == before["environments"] and after["timing"]["train_seconds"] > 0
+    for name in ("fitness.png", "value_loss.png", "drift.png", "comparison.png"):
+        assert (whole / name).stat().st_size > 10_000
 
 
 def test_the_comparison_is_of_five_losses_on_the_same_fresh_seeds(whole):

@@ -7,6 +7,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import probes  # noqa: F401 - registers some
 import pytest
 
 import dqn
@@ -16,18 +17,18 @@ import ppo_rnn
 import pqn
 
 SMALL = {
-    "ppo": ppo.Config("Breakout-MinAtar", total_timesteps=256, num_envs=4, num_steps=32, hidden_size=8, network="cnn"),
+    "ppo": ppo.Config("Images-probe", total_timesteps=256, num_envs=4, num_steps=32, hidden_size=8, network="cnn"),
     "dqn": dqn.Config(
-        "Breakout-MinAtar", total_timesteps=400, learning_starts=100, log_frequency=100, buffer_size=200, batch_size=8,
+        "Images-probe", total_timesteps=400, learning_starts=100, log_frequency=100, buffer_size=200, batch_size=8,
         hidden_size=8, last_hidden_size=8, network="cnn",
     ),
     "ppo_rnn": ppo_rnn.Config(
-        "Breakout-MinAtar", total_timesteps=256, num_envs=4, num_steps=32, embedding_size=8, hidden_size=8,
+        "Images-probe", total_timesteps=256, num_envs=4, num_steps=32, embedding_size=8, hidden_size=8,
         network="cnn",
     ),
-    "pqn": pqn.Config("Breakout-MinAtar", total_timesteps=256, num_envs=4, num_steps=32, hidden_size=8, network="cnn"),
+    "pqn": pqn.Config("Images-probe", total_timesteps=256, num_envs=4, num_steps=32, hidden_size=8, network="cnn"),
     "evolve_policy": evolve_policy.Config(
-        "Breakout-MinAtar", generations=4, population=4, episodes_per_candidate=2, hidden_size=8, network="cnn",
+        "Images-probe", generations=4, population=4, episodes_per_candidate=2, hidden_size=8, network="cnn",
     ),
 }  # fmt: skip
 SCRIPTS = {"ppo": ppo, "ppo_rnn": ppo_rnn, "dqn": dqn, "pqn": pqn, "evolve_policy": evolve_policy}

@@ -116,8 +116,9 @@ def test_resets_of_many_are_those_of_each_alone(share, monkeypatch):
     jax.effects_barrier()
     size, ended = -(-30 // share), int(done.sum())
     assert len(seen) == size * -(-ended // size)  # rounds of so many
+    new_alone = jax.jit(new)
     for index in np.ndindex(3, 10):
-        alone = new(done[index], keys[index], jnp.float32(2))
+        alone = new_alone(done[index], keys[index], jnp.float32(2))
         assert together["n"][index] == alone["n"] == (0 if done[index] else 7)
         np.testing.assert_allclose(together["x"][index], alone["x"], rtol=1e-6)
         assert together["key"][index] == alone["key"]
@@ -206,10 +207,10 @@ def test_a_wrong_name_gets_the_nearest(typed, meant):
 
 # --- Each suite -------------------------------------------------------------------------------------------------------
 PPO = Script(Path(ppo.__file__), ppo.Config, ppo.make_env, ppo.make_train, ppo.make_policy, Policies())
-suites = pytest.mark.parametrize("suite", [pytest.param(name, marks=pytest.mark.suites) for name in CHEAP])
-one_agent = pytest.mark.parametrize(
-    "suite", [pytest.param(name, marks=pytest.mark.suites) for name in CHEAP if name != "jaxmarl"]
-)
+# With --dist loadgroup the tests of a suite go to one worker, who compiles each environment once
+EACH = {name: pytest.param(name, marks=[pytest.mark.suites, pytest.mark.xdist_group(name)]) for name in CHEAP}
+suites = pytest.mark.parametrize("suite", EACH.values())
+one_agent = pytest.mark.parametrize("suite", [param for name, param in EACH.items() if name != "jaxmarl"])
 
 
 @functools.cache

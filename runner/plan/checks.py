@@ -29,7 +29,7 @@ AT_LEAST_ONE = {
 }  # fmt: skip
 SHARES = {"gamma", "gae_lambda", "lambda_", "tau", "start_e", "end_e", "exploration_fraction"}  # from 0 to 1
 NOT_NEGATIVE = {"lr", "critic_lr", "clip_eps", "ent_coef", "vf_coef", "max_grad_norm", "noise", "truncation"}
-POSITIVE = {"std_init", "std_decay", "es_lr", "es_lr_decay"}
+POSITIVE = {"action_std", "std_init", "std_decay", "es_lr", "es_lr_decay"}
 
 
 def valid_config(script, values):
