@@ -70,12 +70,13 @@ CLIMBING = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for 
 @pytest.mark.parametrize("strategy", CLIMBING)
 def test_a_strategy_finds_the_known_best_action(strategy):
     """The best is 0.5, with return 0; from any other end of the box it is -2.25 at worst."""
-    config = replace(TINY, strategy=strategy, population=16, generations=100, std_init=0.3)
+    config = replace(TINY, strategy=strategy, population=16, generations=200, std_init=0.3)
     states, metrics = jax.jit(jax.vmap(evolve.make_train(config)))(jax.vmap(jax.random.key)(jnp.arange(3)))
     _, act = evolve.make_policy(config)
     actions = jax.vmap(lambda state: act(state, (), jnp.ones((1, 1)), jax.random.key(0), True)[1])(states)
     np.testing.assert_allclose(actions.reshape(-1), 0.5, atol=0.2)
-    assert (metrics["episode_return"][:, -5:] > -0.05).all()
+    # The mean, for some strategies keep wandering around what they found
+    assert (metrics["episode_return"][:, -50:].mean(axis=1) > -0.03).all()
 
 
 def test_an_unknown_strategy_is_refused_with_those_that_are_known(tmp_path, monkeypatch, capsys):
