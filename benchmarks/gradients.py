@@ -43,6 +43,7 @@ COLORS = {"apg": "tab:purple", "shac": "tab:green", "ppo": "tab:blue"}
 # What PPO's search started from in continuous control, where runner/plan/tuned.toml has no settings for an environment
 PPO = {"num_envs": 8, "num_steps": 256, "num_minibatches": 32, "update_epochs": 10, "lr": 3e-4, "ent_coef": 0.0}
 PPO |= {"normalize_obs": True, "scale_reward": True}
+OWN = {"PointRobot-misc": {"squash_actions": True}}  # a Gaussian of std 1 would be cut off at 0.1 in every step
 MAP = {"truncation": (1, 2, 5, 10, 25, 50, 100), "lr": (3e-4, 1e-3, 3e-3, 1e-2)}
 MAP_SETTINGS = {"env_id": "Reacher-misc", "critic": False, "num_envs": 16, "num_steps": 100, "total_timesteps": 320_000}
 
@@ -52,7 +53,7 @@ def settings_of(method, env_id, steps=None):
     task = TASKS[env_id]
     common = {"env_id": env_id, "total_timesteps": steps or task.steps} | task.settings
     if method == "ppo":
-        return (read_tuned()["ppo"].get(env_id) or PPO) | common
+        return (read_tuned()["ppo"].get(env_id) or PPO | OWN.get(env_id, {})) | common
     return {"critic": method == "shac"} | common
 
 

@@ -22,6 +22,7 @@ from runner.plan.script import Kind, Options, Record
 from runner.plan.tuned import tuned_name, tuned_note, tuned_settings
 
 MOST_WIDE = 20.0  # standard deviations of the first policy: a wider action box is hardly explored
+MOST_NARROW = 2.0  # in a box of half a standard deviation four of five actions are cut off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +122,11 @@ def reach_note(script, config):
     std = float(config.action_std)
     with np.errstate(invalid="ignore"):  # bounds may be infinite
         far = (low > 0.5 * std) | (high < -0.5 * std) | (np.isfinite(high - low) & (high - low > MOST_WIDE * std))
-    if not far.any():
+        narrow = high - low < std / MOST_NARROW
+    if not (far | narrow).any():
         return ""
+    trouble = "it will hardly reach them" if far.any() else "nearly all that it does is cut off at these bounds"
     return (
         f"note: actions of {config.env_id} reach from {low.min():g} to {high.max():g}, and a policy begins around 0"
-        f" with a standard deviation of {std:g}: it will hardly reach them; --squash-actions fills the bounds"
+        f" with a standard deviation of {std:g}: {trouble}; --squash-actions fills the bounds"
     )

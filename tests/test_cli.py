@@ -877,16 +877,23 @@ def test_commands_that_are_printed_can_be_pasted(environment, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(10.0, 20.0, True), (0.0, 100.0, True), (-1.0, 1.0, False), (-np.inf, np.inf, False)]
+    ("low", "high", "said", "fitting"),
+    [
+        (10.0, 20.0, "will hardly reach them", 20.0),
+        (0.0, 100.0, "will hardly reach them", 10.0),
+        (-0.1, 0.1, "nearly all that it does is cut off", 0.05),
+        (-1.0, 1.0, "", 1.0),
+        (-np.inf, np.inf, "", 1.0),
+    ],
 )
-def test_actions_out_of_reach_are_said(low, high, said):
+def test_actions_out_of_reach_are_said(low, high, said, fitting):
     class Env:
         def action_space(self, params):
             return spaces.Box(low, high, (2,))
 
     script = types.SimpleNamespace(make_env=lambda env_id, changes: (Env(), None))
-    assert ("will hardly reach them" in reach_note(script, ppo.Config())) == said
-    assert not reach_note(script, ppo.Config(action_std=100.0)) and not reach_note(
-        script, ppo.Config(squash_actions=True)
-    )
+    note = reach_note(script, ppo.Config())
+    assert said in note and bool(said) == bool(note)
+    for config in (ppo.Config(action_std=fitting), ppo.Config(squash_actions=True)):
+        assert not reach_note(script, config)
     assert not reach_note(script, apg.Config())  # it has tanh and the bounds' own scale
