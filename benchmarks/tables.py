@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 from returns import is_tuned
 from tasks import PLAYS, ROOT, TUNED
-from throughput import RANDOM, SUITES, SUITES_OUTPUT
+from throughput import IMAGES_OUTPUT, RANDOM, SUITES, SUITES_OUTPUT
 
 RESULTS = ROOT / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/*.md")))
@@ -200,6 +200,15 @@ def throughput():
         if row["env_id"] == "CartPole-v1"  # the tables' headings say so
     ]
     return markdown(["script", "seeds", "env steps/s, median of 7 [quartiles]", "compile", "peak memory"], rows)
+
+
+def throughput_images():
+    rows = [
+        [f"`{name}.py`{comma}{rest}", f"{row['parameters']:,}", speed(row), f"{row['compile_seconds']:.1f} s"]
+        for row in pd.read_csv(IMAGES_OUTPUT).to_dict("records")
+        for name, comma, rest in [row["script"].partition(",")]
+    ]
+    return markdown(["script", "parameters", "env steps/s, median of 7 [quartiles]", "compile"], rows)
 
 
 def megabytes(row):
@@ -396,7 +405,12 @@ MADE = (
     overview, short_overview, returns, tuning, memory, networks, throughput, peers, short_peers, evolution, breakdown,
     against, roofline, gpu,
 )  # fmt: skip
-LATER = {SUITES_OUTPUT: suites_speed, RESULTS / "fresh.csv": suites_fresh, RESULTS / "checks.csv": suites_checks}
+LATER = {
+    IMAGES_OUTPUT: throughput_images,
+    SUITES_OUTPUT: suites_speed,
+    RESULTS / "fresh.csv": suites_fresh,
+    RESULTS / "checks.csv": suites_checks,
+}
 MADE = (*MADE, *(table for path, table in LATER.items() if path.exists()))  # once they are measured
 TABLES = {f.__name__: f for f in MADE} | {f"returns_{s}": functools.partial(script_returns, s) for s in PLAYS}
 

@@ -3,6 +3,7 @@
     python benchmarks/throughput.py                    # all scripts, about fifteen minutes on two cores
     python benchmarks/throughput.py --scripts ppo --seeds 1 16
     python benchmarks/throughput.py --suites           # environments of other suites, half an hour on two cores
+    python benchmarks/throughput.py --images           # a convolution, alone and before a memory: five minutes
 
 Each (script, seeds) runs in a process of its own, so that peak memory is its own: it compiles the runner's program
 once, warms it up, and times REPEATS runs of updates. The table gives medians and the quartiles around them. Rows of
@@ -11,6 +12,8 @@ results/throughput.csv are replaced by newer ones of the same script, environmen
 --suites measures each environment with 64 copies twice: alone, with random actions in place of an agent (its script is
 called random), and in training with ppo.py; into results/throughput_suites.csv. Rows of this machine that are there are
 not measured again without --again, so that it can be stopped. An environment whose package is missing is left out.
+
+--images measures 1,024 agents of particles/forage, with some 150,000 parameters, into results/throughput_images.csv.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import itertools
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -48,7 +52,9 @@ COLUMNS = (
 )
 KEY = ("script", "env_id", "seeds")
 PACKAGES = ("flax", "optax", "distrax", "gymnax")
-OUTPUT, SUITES_OUTPUT = ROOT / "results" / "throughput.csv", ROOT / "results" / "throughput_suites.csv"
+OUTPUT, SUITES_OUTPUT, IMAGES_OUTPUT = (
+    ROOT / "results" / f"throughput{kind}.csv" for kind in ("", "_suites", "_images")
+)
 RANDOM = "random"  # the script that is an environment alone
 # Each of the suites that docs/environments.md has, and one of gymnax's to stand beside. Navix has the same tasks as
 # XLand-MiniGrid
@@ -64,6 +70,18 @@ SUITES = (
     "pgx/connect_four",
     "jumanji/Snake-v1",
 )
+MANY = {"network": "cnn", "num_envs": 1024, "num_steps": 32, "num_minibatches": 8}  # rows of 16 games of 64 agents
+IMAGES = {  # the first word is the script
+    "ppo": MANY | {"hidden_size": 56},
+    "ppo_rnn": MANY | {"embedding_size": 80, "hidden_size": 80},
+    "ppo_rnn, 5x5 filters": MANY | {"embedding_size": 96, "hidden_size": 96, "kernel_size": 5},
+}
+
+MEASURED = {  # by default: (scripts, seeds, environments, file)
+    "": (("ppo", "ppo_rnn", "dqn", "pqn"), (1, 16, 128), ("CartPole-v1",), OUTPUT),
+    "suites": ((RANDOM, "ppo"), (1,), SUITES, SUITES_OUTPUT),
+    "images": (tuple(IMAGES), (1,), ("particles/forage",), IMAGES_OUTPUT),
+}
 
 
 def compiled(script, path, config, seeds):
@@ -155,11 +173,14 @@ def suite_settings(env_id):
 
 def measure(name, env_id, seeds, seconds_each=SECONDS, settings=None):
     """One row, as a dict, measured in this process; seconds_each: how long a repeat takes, about."""
-    script = random_actions() if name == RANDOM else importlib.import_module(name)
+    import jax
+
+    module = name.split(",")[0]
+    script = random_actions() if name == RANDOM else importlib.import_module(module)
     from runner.loop.devices import make_mesh
 
     config = script.Config(env_id=env_id, **(settings or {}))
-    program, state = compiled(script, ROOT / f"{name}.py", config, seeds)
+    program, state = compiled(script, ROOT / f"{module}.py", config, seeds)
     state, updates = warmed_up(program, state, seconds_each)
     speeds = []
     for _ in range(REPEATS):
@@ -168,7 +189,8 @@ def measure(name, env_id, seeds, seconds_each=SECONDS, settings=None):
     low, middle, high = statistics.quantiles(speeds, n=4)
     devices = make_mesh(seeds).size
     values = (name, env_id, seeds, devices, program.compile_seconds, middle, low, high, peak_memory_mb())
-    return dict(zip(COLUMNS, values, strict=True))
+    parameters = sum(x[0].size for x in jax.tree.leaves(getattr(state, "params", ())))  # of the first agent
+    return dict(zip(COLUMNS, values, strict=True)) | {"num_envs": config.num_envs, "parameters": parameters}
 
 
 def machine():
@@ -235,18 +257,18 @@ def main():
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--env-id", nargs="+")
     parser.add_argument("--suites", action="store_true", help="environments of other suites, alone and in training")
+    parser.add_argument("--images", action="store_true", help="a convolution, alone and before a memory")
     parser.add_argument("--again", action="store_true", help="with --suites: measure what is there once more")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # measure in this process, print JSON
     args = parser.parse_args()
-    scripts = args.scripts or ([RANDOM, "ppo"] if args.suites else ["ppo", "ppo_rnn", "dqn", "pqn"])
-    seeds = args.seeds or ([1] if args.suites else [1, 16, 128])
-    env_ids = args.env_id or (SUITES if args.suites else ["CartPole-v1"])
-    output = args.output or (SUITES_OUTPUT if args.suites else OUTPUT)
+    kind = next((kind for kind in ("suites", "images") if getattr(args, kind)), "")
+    own_scripts, own_seeds, own_env_ids, own_output = MEASURED[kind]
+    scripts, seeds, env_ids = args.scripts or own_scripts, args.seeds or own_seeds, args.env_id or own_env_ids
+    output = args.output or own_output
     if args.one:
-        settings = suite_settings(env_ids[0]) if args.suites else {}
-        row = measure(scripts[0], env_ids[0], seeds[0], settings=settings)
-        print(json.dumps(row | ({"num_envs": settings["num_envs"]} if args.suites else {})))
+        settings = {"": {}, "suites": suite_settings(env_ids[0]), "images": IMAGES.get(scripts[0])}[kind]
+        print(json.dumps(measure(scripts[0], env_ids[0], seeds[0], settings=settings)))
         return
     description, failed = machine(), []
     known = {tuple(row[name] for name in KEY) for row in read_rows(output) if row["machine"] == description["machine"]}
@@ -255,7 +277,7 @@ def main():
     for env_id, name, count in itertools.product(env_ids, scripts, seeds):
         if args.suites and not args.again and (name, env_id, str(count)) in known:
             continue
-        words = ["--scripts", name, "--seeds", str(count), "--env-id", env_id, *(["--suites"] if args.suites else [])]
+        words = ["--scripts", name, "--seeds", str(count), "--env-id", env_id, *([f"--{kind}"] if kind else [])]
         command = [sys.executable, __file__, "--one", *words]
         found = subprocess.run(command, capture_output=True, text=True)
         if found.returncode:
@@ -265,7 +287,7 @@ def main():
         row = json.loads(found.stdout.splitlines()[-1])
         print(f"{name:10} {env_id:30} {count:6} {row_text(row)}", flush=True)
         row = {k: round(v, 1) if isinstance(v, float) else v for k, v in row.items()} | description
-        row["command"] = f"python benchmarks/throughput.py {' '.join(words)}"
+        row["command"] = shlex.join(["python", "benchmarks/throughput.py", *words])
         replace_rows(output, [row], KEY)
     print(f"written to {output}")
     if failed:
