@@ -401,9 +401,59 @@ def gpu():
     return markdown(["card", "what", "members", "value", "unit"], rows) if rows else "No GPU has been measured yet.\n"
 
 
+def actions():
+    """D3 against C3, and the verdict, per environment and of all."""
+    found, rows = action_rows("pairs", ("env", "setting", "better", "worse")), []
+    for (env, *pair), tuned in found.items():
+        default = found.get((env, "default", "D3", "C3"))
+        if pair == ["tuned", "D3", "C3"] and default:
+            chances = (interval(row, "p", "low", "high") for row in (tuned, default))
+            rows.append([env, *chances, interval(tuned, "gap"), tuned["verdict"]])
+    header = ["environment", "P(D3 above C3), tuned", "with the defaults", "gap after 4 points", "verdict"]
+    return markdown(header, rows) if rows else NOT_RUN
+
+
+def actions_pairs():
+    """The other comparisons, of tuned arms."""
+    found = action_rows("pairs", ("env", "better", "worse", "setting"))
+    pairs = (("C", "C3"), ("D3", "D9"), ("C", "B"))
+    rows = [
+        [env, *(interval(found[env, *pair, "tuned"], "p", "low", "high") for pair in pairs)]
+        for env in dict.fromkeys(env for env, *_ in found)
+        if all((env, *pair, "tuned") in found for pair in pairs)
+    ]
+    header = ["environment", *(f"P({better} above {worse})" for better, worse in pairs)]
+    return markdown(header, rows) if rows else NOT_RUN
+
+
+def actions_arms():
+    """What each arm reaches, tuned and with the defaults; of all environments as scores."""
+    found = action_rows("arms", ("env", "arm", "setting"))
+    rows = []
+    for (env, arm, setting), tuned in found.items():
+        default = found.get((env, arm, "default"))
+        if setting == "tuned" and default:
+            steps = f"{tuned['steps_to_90']:,.0f}" if tuned["steps_to_90"] == tuned["steps_to_90"] else "—"
+            cells = [interval(tuned, "iqm", "low", "high"), steps, f"{tuned['reached']} of {tuned['seeds']}"]
+            cells += [tuned["failing"], interval(default, "iqm", "low", "high"), default["failing"]]
+            rows.append([env, arm, *cells])
+    header = ["environment", "arm", "tuned, IQM", "steps to 90 %", "reached by", "failing", "defaults, IQM", "failing"]
+    return markdown(header, rows) if rows else NOT_RUN
+
+
+NOT_RUN = "Not run yet.\n"
+
+
+def action_rows(name, key):
+    """Rows of a table that benchmarks/actions.py wrote: {values of key: row}; none where there is no file."""
+    path = RESULTS / f"actions_{name}.csv"
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    return {tuple(row[column] for column in key): row for row in rows}
+
+
 MADE = (
     overview, short_overview, returns, tuning, memory, networks, throughput, peers, short_peers, evolution, breakdown,
-    against, roofline, gpu,
+    against, roofline, gpu, actions, actions_pairs, actions_arms,
 )  # fmt: skip
 LATER = {
     IMAGES_OUTPUT: throughput_images,

@@ -8,7 +8,19 @@ import functools
 
 import gymnax
 
-from environments import adapter, brax, craftax, jaxmarl, jumanji, navix, particles, pgx, playground, xminigrid
+from environments import (
+    adapter,
+    brax,
+    control,
+    craftax,
+    jaxmarl,
+    jumanji,
+    navix,
+    particles,
+    pgx,
+    playground,
+    xminigrid,
+)
 from environments.cart_pole_swing_up import CartPoleSwingUp, CartPoleSwingUpHard
 from environments.checking import check as check
 from environments.position_only_cartpole import PositionOnlyCartPole
@@ -18,7 +30,8 @@ ENVIRONMENTS = {
     "PositionOnlyCartPole-v1": PositionOnlyCartPole,
     "CartPoleSwingUp-easy": CartPoleSwingUp,
     "CartPoleSwingUp-hard": CartPoleSwingUpHard,
-} | particles.ENVIRONMENTS
+}
+ENVIRONMENTS |= particles.ENVIRONMENTS | control.ENVIRONMENTS
 ENVIRONMENTS |= {
     f"{suite.SUITE}/{name}": functools.partial(adapter.make, suite, name)
     for suite in SUITES.values()

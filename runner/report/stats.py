@@ -44,23 +44,38 @@ def mean_interval(scores):
     return scores.mean() - reach, scores.mean() + reach
 
 
+def stratified_interval(samples, statistic):
+    """95 % percentile-bootstrap interval of statistic(*samples, axis=-1): each sample (n,) is resampled for itself."""
+    found = scipy.stats.bootstrap(
+        samples, statistic, n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
 def probability_of_improvement(scores, others):
     """{p, low, high}: how probably one of scores (n,) is above one of others (m,), ties half, with a 95 % interval.
 
     As in rliable (Agarwal et al. 2021): the Mann-Whitney statistic, resampling both sides. NaN counts as
     below all numbers.
     """
-    scores, others = (np.nan_to_num(np.asarray(x, np.float64), nan=-np.inf) for x in (scores, others))
-    if min(len(scores), len(others)) < 2:
+    return mean_probability_of_improvement([(scores, others)])
+
+
+def mean_probability_of_improvement(tasks):
+    """{p, low, high}: the mean of probability_of_improvement over tasks, pairs (scores, others), with a 95 % interval.
+
+    As rliable's over several tasks: both sides of every task are resampled for themselves.
+    """
+    samples = [np.nan_to_num(np.asarray(x, np.float64), nan=-np.inf) for pair in tasks for x in pair]
+    if min(map(len, samples)) < 2:
         return dict.fromkeys(("p", "low", "high"), float("nan"))
 
-    def statistic(x, y, axis=-1):
-        return scipy.stats.mannwhitneyu(x, y, axis=axis).statistic / (x.shape[axis] * y.shape[axis])
+    def statistic(*samples, axis=-1):
+        pairs = [(x, y, x.shape[axis] * y.shape[axis]) for x, y in zip(samples[::2], samples[1::2], strict=True)]
+        return np.mean([scipy.stats.mannwhitneyu(x, y, axis=axis).statistic / n for x, y, n in pairs], axis=0)
 
-    found = scipy.stats.bootstrap(
-        (scores, others), statistic, n_resamples=RESAMPLES, batch=100, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return {"p": float(statistic(scores, others)), "low": float(found.low), "high": float(found.high)}
+    low, high = stratified_interval(samples, statistic)
+    return {"p": float(statistic(*samples)), "low": low, "high": high}
 
 
 def describe(scores):
