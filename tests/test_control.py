@@ -149,7 +149,11 @@ def test_a_point_mass_stops_at_an_edge():
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("actions", [*ACTIONS, "squashed"])
+OFTEN = ("3", "box")  # the others are compiled with the slow tests
+ARMS = [pytest.param(name, marks=[pytest.mark.slow] * (name not in OFTEN)) for name in (*ACTIONS, "squashed")]
+
+
+@pytest.mark.parametrize("actions", ARMS)
 def test_an_update_in_each_action_space(actions):
     env_id = f"control/PointMass-{'box' if actions == 'squashed' else actions}"
     config = ppo.Config(env_id, total_timesteps=512, squash_actions=actions == "squashed")
