@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from gymnax.environments import spaces
-from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
+from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
 
 
 # --- Config -----------------------------------------------------------------------------------------------------------

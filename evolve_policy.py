@@ -28,7 +28,7 @@ from evosax.algorithms.population_based import population_based_algorithms
 from evosax.core.fitness_shaping import identity_fitness_shaping_fn, weights_fitness_shaping_fn
 from flax.linen.initializers import orthogonal
 from gymnax.environments import spaces
-from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
+from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
 from jax.flatten_util import ravel_pytree
 
 GENETIC = ("SimpleGA", "MR15_GA", "SAMR_GA")  # without a distribution: state.params is the best of the population
@@ -317,15 +317,6 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         done = episodes.done | terminated | truncated
         return Episodes(env_state, obs, memory, done, total, episodes.length + counts, sums)
 
-    def play_block(state, params, key, loop):
-        """A part of the episodes of all candidates. Keys are the same for all: candidates are alike in their luck."""
-        time, episodes = loop
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, time + jnp.arange(-(-limit // BLOCKS)))
-        go_on = lambda params, episodes: jax.lax.scan(  # noqa: E731
-            lambda x, key: (step(state._replace(params=params), x, key), None), episodes, keys
-        )[0]
-        return time + len(keys), spread(go_on)(params, episodes)
-
     def go_on(state, keys, params, episodes):
         """The episodes of one candidate, params, after a step for each of the keys."""
         state = state._replace(params=params)
@@ -345,8 +336,9 @@ def make_train(config, spread=jax.vmap, network_fn=make_network):
         reset_key, step_key = jax.random.split(key)
         size = len(jax.tree.leaves(params)[0])
         start = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), first_episodes(reset_key))
-        play_block = functools.partial(block, state, params, step_key)
-        return jax.lax.while_loop(unfinished, play_block, (jnp.int32(0), start))[1]
+        return jax.lax.while_loop(unfinished, functools.partial(block, state, params, step_key), (jnp.int32(0), start))[
+            1
+        ]
 
     def generation(state, _):
         key, ask_key, play_key, tie_key, tell_key = jax.random.split(state.key, 5)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from flax.linen.initializers import orthogonal
 from gymnax.environments import spaces
-from gymnax.wrappers import FlattenObservationWrapper, LogWrapper
+from gymnax.wrappers.purerl import FlattenObservationWrapper, LogWrapper
 
 
 # --- Config -----------------------------------------------------------------------------------------------------------

@@ -51,6 +51,30 @@ def test_functions_nest_at_most_two_deep(path):
     assert depth(ast.parse(path.read_text())) <= 2
 
 
+def unused_functions(tree):
+    """Names of functions defined inside others that nothing in the module reads."""
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    inner = [
+        below
+        for node in ast.walk(tree)
+        if isinstance(node, FUNCTIONS)
+        for below in ast.iter_child_nodes(node)
+        if isinstance(below, FUNCTIONS) and not below.decorator_list
+    ]
+    return {function.name for function in inner} - read
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *RUNNER, *ROOT.glob("*/*.py")], ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_no_inner_function_is_left_over(path):
+    """Those of a module may be for others; one inside a function that nothing there uses was forgotten."""
+    assert not unused_functions(ast.parse(path.read_text()))
+
+
+def test_that_check_sees_one():
+    text = "def make():\n  def old(x):\n    return x\n  def new(x):\n    return x\n  {old} = 1\n  return new\n"
+    assert unused_functions(ast.parse(text.format(old="other"))) == {"old"}
+
+
 def test_the_runner_contains_no_algorithm():
     for path in RUNNER:
         imported = imports_at_module_level(ast.parse(path.read_text()))
