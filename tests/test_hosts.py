@@ -121,19 +121,6 @@ def test_a_replay_buffer_on_two_processes_has_the_bits_of_one(environment, tmp_p
 
 
 @pytest.mark.slow
-def test_on_one_device_only_rounding_differs(environment, four_devices, tmp_path):
-    """Three members in one program are other kernels than one: the first updates agree, then chaos may set in."""
-    [(code, _, error)] = wait(
-        [launch("ppo.py", ["--num-seeds", 3, *SMALL, "--run-dir", tmp_path / "r"], 1, environment)]
-    )
-    assert code == 0, error
-    own, other = (pd.read_csv(run / "metrics.csv") for run in (tmp_path / "r", four_devices))
-    early = own["update"] <= 3
-    np.testing.assert_allclose(own[early], other[early], rtol=1e-3, atol=1e-4)
-    assert list(own) == list(other) and len(own) == len(other)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
 def test_when_one_is_killed_the_other_says_so_and_the_run_goes_on_elsewhere(victim, environment, tmp_path):
     """...with another number of processes and devices, from the last checkpoint."""

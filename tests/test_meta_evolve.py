@@ -661,6 +661,7 @@ def test_agents_that_do_not_fit_into_memory_are_trained_in_batches(tmp_path, mon
     assert fitted(1e12) == make_plan(SCRIPT, words)
 
 
+@pytest.mark.slow
 def test_resuming_refuses_other_settings(whole, capsys):
     assert main_in_process("--resume", str(whole), "--population", "8") == 2
     assert "goes on with population = 4, not 8" in capsys.readouterr().err
@@ -672,6 +673,7 @@ def test_resuming_refuses_other_settings(whole, capsys):
     )
 
 
+@pytest.mark.slow
 def test_an_evolution_that_is_compared_already_is_reported_again(whole, capsys):
     """By --resume with nothing left to do."""
     before = json.loads((whole / "summary.json").read_text())
@@ -683,6 +685,7 @@ def test_an_evolution_that_is_compared_already_is_reported_again(whole, capsys):
         assert (whole / name).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_comparison_is_of_five_losses_on_the_same_fresh_seeds(whole):
     table, tuning = (pd.read_csv(whole / name) for name in ("evaluation.csv", "tuning.csv"))
     assert list(table) == ["env_id", "loss", "seed", "mean_over_training", "final_return"] and len(table) == 20

@@ -96,6 +96,7 @@ def test_weights_are_exported_without_pickle(run, tmp_path, environment):
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "no run directory" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_again(run, environment):
     """Without changes with the same episodes, so the same returns; in a world of other parameters with other ones."""
     env = environment | {"PYTHONPATH": str(ROOT)}
@@ -131,6 +132,7 @@ def test_what_can_not_be_evaluated_is_one_line(run, words, expected, capsys):
     assert printed.count("\n") == 1 and all(text in printed for text in expected), printed
 
 
+@pytest.mark.slow
 def test_a_new_run_starts_from_the_weights_of_an_earlier_one(run, environment, tmp_path):
     """lr 0 leaves the weights as they are: those of the best point, seed by seed, and all else is new."""
     words = [*SHORT, "--activation", load_policy(run).config.activation, "--lr", "0", "--num-seeds", "3"]
@@ -186,6 +188,7 @@ def test_going_on_past_the_planned_end_learns_nothing_and_a_fresh_start_from_old
     assert moved(on, final.params) > 1e-4
 
 
+@pytest.mark.slow
 def test_runs_are_compared_in_one_picture(run, environment, tmp_path):
     for x in ("steps", "seconds"):
         command = ["-m", "runner.compare_runs", run, run, "--output", tmp_path / f"{x}.png", "--x", x]
