@@ -257,6 +257,7 @@ def test_python_gets_a_value_error_where_something_else_would_be_trained():
     assert ppo.Config(num_envs=np.int64(4), lr=jnp.float32(1e-3), gamma=1).num_updates == 976
 
 
+@pytest.mark.slow
 def test_a_field_that_a_user_adds_is_checked_by_its_type_alone(environment, tmp_path):
     text = (ROOT / "ppo.py").read_text()
     line = "    lr: float = 2.5e-4  # learning rate of Adam\n"
@@ -770,6 +771,7 @@ gymnax.register("Walk-mine", Walk)
 """
 
 
+@pytest.mark.slow
 def test_an_environment_of_ones_own_needs_no_edit_of_a_script(environment, tmp_path):
     """Imported, recorded, drawn by itself, resumed from the record though the file is gone, and loaded."""
     (tmp_path / "walk.py").write_text(WALK)

@@ -443,7 +443,9 @@ AWKWARD = [  # int32 observations, int32 rewards, two action dimensions, three-d
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "env_id"), AWKWARD)
+@pytest.mark.parametrize(
+    ("name", "env_id"), [pytest.param(*one, marks=[pytest.mark.slow] * (one[0] != "ppo")) for one in AWKWARD]
+)
 def test_awkward_environments_run(name, env_id):
     train = CASES[name].train(env_id=env_id)
     state, metrics = jax.jit(lambda key: train(key, num_updates=4))(jax.random.key(0))
