@@ -404,8 +404,7 @@ class RecurrentActorCritic(nn.Module):
             return distrax.Categorical(logits=output), value
         std = jnp.broadcast_to(jnp.exp(self.log_std), output.shape)
         if self.squash_actions:
-            low, high = bounds(self.action_space)
-            return SquashedGaussian(output, std, low, high), value
+            return SquashedGaussian(output, std, *bounds(self.action_space)), value
         return distrax.MultivariateNormalDiag(output, std), value
 
     def __call__(self, carry, obs):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pandas as pd
 import returns
 from suite import train
-from tasks import ROOT, RUNS, flags, read_tuned
+from tasks import BASE, ROOT, RUNS, flags, read_tuned
 from throughput import machine, replace_rows
 
 from runner.report.plots import draw_band, finish_curves, plt, save
@@ -41,8 +41,7 @@ TASKS = {
 METHODS = {"apg": "apg", "shac": "apg", "ppo": "ppo"}  # the script of each
 COLORS = {"apg": "tab:purple", "shac": "tab:green", "ppo": "tab:blue"}
 # What PPO's search started from in continuous control, where runner/plan/tuned.toml has no settings for an environment
-PPO = {"num_envs": 8, "num_steps": 256, "num_minibatches": 32, "update_epochs": 10, "lr": 3e-4, "ent_coef": 0.0}
-PPO |= {"normalize_obs": True, "scale_reward": True}
+PPO = BASE["ppo"]["continuous"]
 OWN = {"PointRobot-misc": {"squash_actions": True}}  # a Gaussian of std 1 would be cut off at 0.1 in every step
 MAP = {"truncation": (1, 2, 5, 10, 25, 50, 100), "lr": (3e-4, 1e-3, 3e-3, 1e-2)}
 MAP_SETTINGS = {"env_id": "Reacher-misc", "critic": False, "num_envs": 16, "num_steps": 100, "total_timesteps": 320_000}

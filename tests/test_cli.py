@@ -385,7 +385,7 @@ def sweep_run(tmp_path_factory, environment):
 
 @pytest.mark.slow
 def test_with_64_bits_on_a_whole_run_is_one_of_32(environment, tmp_path):
-    """Pendulum-v1 by itself would mix them: when it is checked, trained in, evaluated in and drawn."""
+    """Pendulum-v1 by itself would mix them: when it is checked, trained in, evaluated in, drawn, and gone on with."""
     env = environment | {"JAX_ENABLE_X64": "1"}
     words = ["--env-id", "Pendulum-v1", *TINY[:-2], "--num-seeds", "2", "--eval-episodes", "4"]
     found = ppo_command(*words, "--gif", "--run-dir", "wide", env=env, cwd=tmp_path)
@@ -394,6 +394,7 @@ def test_with_64_bits_on_a_whole_run_is_one_of_32(environment, tmp_path):
     assert sha256(tmp_path / "wide/metrics.csv") == sha256(tmp_path / "plain/metrics.csv")
     members = [json.loads((tmp_path / name / "summary.json").read_text())["members"] for name in ("wide", "plain")]
     assert members[0] == members[1]
+    assert ppo_command("--resume", "wide", env=env, cwd=tmp_path).returncode == 0
 
 
 def test_the_record_is_complete(sweep_run):

@@ -145,10 +145,11 @@ def check_environment(script, env_id, changes="", network=None, kernel_size=None
     except ValueError as error:  # actions that the algorithm can't handle
         raise UsageError(str(error)) from error
     actions = env.action_space(env_params)
-    bounded = (
-        not isinstance(actions, spaces.Box) or np.isfinite([*np.ravel(actions.low), *np.ravel(actions.high)]).all()
-    )
-    if squash_actions and not bounded:
+    if (
+        squash_actions
+        and isinstance(actions, spaces.Box)
+        and not all(np.isfinite(bound).all() for bound in (actions.low, actions.high))
+    ):
         raise UsageError(f"squash_actions needs bounds, and the actions of {env_id} have none: leave it out")
     shape = env.observation_space(env_params).shape
     size = kernel_size or 3  # of those without a setting for it
