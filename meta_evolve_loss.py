@@ -52,6 +52,8 @@ class Config(ppo.Config):
     learn: Literal["value", "policy", "both"] = "value"  # the terms of the loss that evolve
     start: Literal["handwritten", "scratch"] = "handwritten"  # from PPO's own loss, or from a random network
     loss_hidden_size: int = 16  # width of a loss network's hidden layer
+    scaled: bool = False  # value losses see values in units of their targets' spread and not in those of return
+    timed: bool = False  # a loss may change over a training: its networks see the share of the training that is done
     population: int = 32  # P, candidate losses per generation
     generations: int = 50  # how often the distribution moves
     seeds_per_candidate: int = 1  # K, agents that train with each candidate in each environment
@@ -91,6 +93,7 @@ def agent_config(config, env_id):
 # --- Losses -----------------------------------------------------------------------------------------------------------
 SMALLEST_RATIO, LARGEST_RATIO = 1e-8, 1e8  # keep the logarithm and the square finite
 DEAD_ZONE = 1e-4  # a drift network's output counts from here on, so that there is no drift around ratio 1
+SMALLEST_VARIANCE = 1e-12  # of values in a minibatch, in their own units: keeps the division finite
 LARGEST_EXPONENT = 6.0  # a learned value loss is 1/400 to 400 times the hand-written one: unbounded, it came to 1e8
 
 
@@ -100,10 +103,12 @@ class LossSpec(NamedTuple):
     learn: str
     start: str
     hidden_size: int
+    scaled: bool = False
+    timed: bool = False
 
 
 def loss_spec(config):
-    return LossSpec(config.learn, config.start, config.loss_hidden_size)
+    return LossSpec(config.learn, config.start, config.loss_hidden_size, config.scaled, config.timed)
 
 
 class LossNetwork(nn.Module):
@@ -120,16 +125,20 @@ class LossNetwork(nn.Module):
         return nn.Dense(1, use_bias=self.use_bias, kernel_init=last)(hidden).squeeze(-1)
 
 
-def learned_policy_objective(spec, params):
+def learned_policy_objective(spec, params, progress):
     """A policy_objective for ppo_loss: -(r A - drift(r, A)), the drift never negative (Lu et al. 2022).
 
     No biases, and a dead zone: at ratio 1 the drift and its gradient are exactly 0, as mirror learning asks for. From
     the hand-written loss on, the network's output is added to PPO's drift, relu((r - clip(r, 1 - eps, 1 + eps)) A).
+    progress: the share of the training that is done, (), seen if timed.
     """
     network = LossNetwork(spec, use_bias=False)
 
     def policy_objective(ratio, advantage, config):
-        output = network.apply(params, drift_features(ratio, advantage))
+        features = drift_features(ratio, advantage)
+        if spec.timed:  # times the others, so that at ratio 1 all are 0 (but for that as Jackson et al. 2024, TA-LPO)
+            features = jnp.concatenate([features, progress * features], axis=-1)
+        output = network.apply(params, features)
         if spec.start == "scratch":
             drift = nn.relu(output - DEAD_ZONE)
         else:
@@ -149,23 +158,43 @@ def drift_features(ratio, advantage):
     return jnp.concatenate([terms, terms * advantage[..., None]], axis=-1)
 
 
-def learned_value_objective(spec, params):
-    """A value_objective for ppo_loss: the network's output, or the hand-written loss times exp(6 tanh(output))."""
+def learned_value_objective(spec, params, progress):
+    """A value_objective for ppo_loss: the network's output, or the hand-written loss times exp(6 tanh(output)).
+
+    progress: the share of the training that is done, (), seen if timed.
+    """
     network = LossNetwork(spec, use_bias=True)
 
     def value_objective(value, target, old_value, config):
-        output = network.apply(params, value_features(value, target, old_value))
+        features = value_features(value, target, old_value)
+        if spec.timed:
+            features = jnp.concatenate([features, jnp.full_like(features[..., :1], progress)], axis=-1)
+        output = network.apply(params, features)
         if spec.start == "scratch":
             return output
         scale = jnp.exp(LARGEST_EXPONENT * nn.tanh(output))
         return scale * clipped_squared_error(value, target, old_value, config)
 
-    return value_objective
+    return in_units(value_objective) if spec.scaled else value_objective
 
 
 def value_features(value, target, old_value):
     """(B,) each -> (B, 3): the differences, with arcsinh to keep their sign and tame their size."""
     return jnp.arcsinh(jnp.stack([value - target, value - old_value, target - old_value], axis=-1))
+
+
+def in_units(value_objective):
+    """A value_objective that sees values, (B,) each, in units that do not depend on the rewards' size.
+
+    The unit of a minibatch: sqrt(variance of the targets + mean squared error of the old values). It is above 0 where
+    something is to be learned, also where all targets are the same. Clipping, too, is then in these units.
+    """
+
+    def scaled(value, target, old_value, config):
+        unit = jnp.sqrt(target.var() + jnp.square(target - old_value).mean() + SMALLEST_VARIANCE)
+        return value_objective(value / unit, target / unit, old_value / unit, config)
+
+    return scaled
 
 
 def dpo_objective(ratio, advantage, config, alpha=2.0, beta=0.6):
@@ -179,22 +208,28 @@ def dpo_objective(ratio, advantage, config, alpha=2.0, beta=0.6):
 
 def init_params(spec, key):
     """Parameters of the loss networks: the mean that evolution starts from."""
-    value = LossNetwork(spec, use_bias=True).init(key, jnp.zeros(3))
-    policy = LossNetwork(spec, use_bias=False).init(jax.random.fold_in(key, 1), jnp.zeros(8))
+    value_inputs, policy_inputs = (4, 16) if spec.timed else (3, 8)
+    value = LossNetwork(spec, use_bias=True).init(key, jnp.zeros(value_inputs))
+    policy = LossNetwork(spec, use_bias=False).init(jax.random.fold_in(key, 1), jnp.zeros(policy_inputs))
     both = {"value": value, "policy": policy}
     return {"value": {"value": value}, "policy": {"policy": policy}, "both": both}[spec.learn]
 
 
-def learned_objectives(spec, params):
-    """The objectives to hand to ppo_loss, by argument name."""
+def learned_objectives(spec, params, progress=0.0):
+    """The objectives to hand to a loss, by argument name."""
     makers = {"value": learned_value_objective, "policy": learned_policy_objective}
-    return {f"{term}_objective": make(spec, params[term]) for term, make in makers.items() if term in params}
+    return {f"{term}_objective": make(spec, params[term], progress) for term, make in makers.items() if term in params}
 
 
-LOSSES = {  # (spec, params) -> a loss_fn for ppo.make_train
-    "learned": lambda spec, params: functools.partial(ppo_loss, **learned_objectives(spec, params)),
-    "hand-written": lambda spec, params: ppo_loss,
-    "DPO": lambda spec, params: functools.partial(ppo_loss, policy_objective=dpo_objective),
+def handwritten_loss(spec):
+    """PPO's own loss; if scaled, of values in the units that a learned loss sees them in."""
+    return functools.partial(ppo_loss, value_objective=in_units(clipped_squared_error)) if spec.scaled else ppo_loss
+
+
+LOSSES = {  # (spec, params, progress) -> a loss_fn for ppo.make_train
+    "learned": lambda spec, *args: functools.partial(handwritten_loss(spec), **learned_objectives(spec, *args)),
+    "hand-written": lambda spec, *args: handwritten_loss(spec),
+    "DPO": lambda spec, *args: functools.partial(handwritten_loss(spec), policy_objective=dpo_objective),
 }
 # What the hand-written loss is tuned over before a learned one is compared with it
 TUNING = {
@@ -230,11 +265,11 @@ def make_agent(config, env_id, loss):
 
     floats: {field of ppo.Config: value} to change. Outcomes are NaN if a parameter or every return is.
     """
-    settings = agent_config(config, env_id)
+    settings, spec = agent_config(config, env_id), loss_spec(config)
 
     def agent(params, floats, key):
-        loss_fn = LOSSES[loss](loss_spec(config), params)
-        state, metrics = ppo.make_train(replace(settings, **floats), loss_fn)(key)
+        train = make_agent_train(replace(settings, **floats), spec, functools.partial(LOSSES[loss], spec, params))
+        state, metrics = train(key)
         returns = metrics["episode_return"]  # NaN before the first episode's end
         finite = jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]).all()
         first = len(returns) - max(1, len(returns) // 10)  # of the last tenth
@@ -243,6 +278,26 @@ def make_agent(config, env_id, loss):
         return jnp.where(finite, outcomes, jnp.nan)
 
     return agent
+
+
+def make_agent_train(config, spec, loss_at):
+    """ppo.make_train(config) with the loss_fn loss_at(progress); if the loss is timed, with another in each update.
+
+    Returns train(key, state=None, num_updates=config.num_updates) -> (state, metrics), as ppo.make_train.
+    """
+    if not spec.timed:
+        return ppo.make_train(config, loss_at(0.0))
+
+    def update(state, _):
+        train = ppo.make_train(config, loss_at(state.num_updates / config.num_updates))
+        state, metrics = train(None, state, num_updates=1)
+        return state, jax.tree.map(lambda x: x[0], metrics)
+
+    def train(key, state=None, num_updates=config.num_updates):
+        state = ppo.make_train(config)(key, num_updates=0)[0] if state is None else state
+        return jax.lax.scan(update, state, None, length=num_updates)
+
+    return train
 
 
 def mean_of_episodes(returns, counts):
@@ -309,6 +364,18 @@ def shape_fitness(fitness, how, key=None):
     return rank / (len(fitness) - 1) - 0.5
 
 
+def shape_returns(returns, how, key=None):
+    """(P, E) returns of candidates -> (P,) cost: by shape_fitness in each environment, averaged, and shaped again.
+
+    So each environment has one vote, whatever its returns' size. A candidate that fails in one has failed.
+    """
+    if returns.shape[1] == 1:
+        return shape_fitness(returns[:, 0], how, key)
+    whole = jnp.isfinite(returns).all(axis=1, keepdims=True)
+    votes = [-shape_fitness(x, how) for x in jnp.where(whole, returns, jnp.nan).T]
+    return shape_fitness(jnp.where(whole[:, 0], sum(votes) / len(votes), jnp.nan), how, key)
+
+
 def relative_return(returns, baseline):
     """Returns (..., E) on a scale on which the hand-written loss is at 1 in every environment, and higher is better.
 
@@ -358,7 +425,7 @@ def make_train(config, spread=jax.vmap):
         several = len(config.env_ids) > 1
         fitness = (relative_return(returns, state.baseline) if several else returns).mean(axis=1)
 
-        cost = shape_fitness(fitness, config.fitness_shaping, tie_key if weighs_ranks(config.strategy) else None)
+        cost = shape_returns(returns, config.fitness_shaping, tie_key if weighs_ranks(config.strategy) else None)
         moved, _ = strategy.tell(tell_key, candidates, cost, es_state, strategy_params)
         failed = ~jnp.isfinite(fitness)
         known = jnp.where(failed, -jnp.inf, fitness)
@@ -444,9 +511,17 @@ def read_loss(path):
 
 
 def load_loss(path):
-    """The loss_fn for ppo.make_train in a run directory or .npz file. Raises ValueError if it is damaged."""
+    """The loss_fn for ppo.make_train in a run directory or .npz file. Raises ValueError if it is damaged, or timed."""
     found = read_loss(path)
+    if found.spec.timed:
+        raise ValueError(f"the loss of {path} changes over a training: use load_train(path, config)")
     return LOSSES["learned"](found.spec, found.learned)
+
+
+def load_train(path, config):
+    """ppo.make_train(config) with the loss in a run directory or .npz file. Raises ValueError if it is damaged."""
+    found = read_loss(path)
+    return make_agent_train(config, found.spec, functools.partial(LOSSES["learned"], found.spec, found.learned))
 
 
 if __name__ == "__main__":

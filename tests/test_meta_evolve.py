@@ -36,9 +36,9 @@ SCRIPT = Script(Path(meta.__file__), meta.Config, ppo.make_env, meta.make_train,
 LEARN, START = (get_args(f.type) for name in ("learn", "start") for f in fields(meta.Config) if f.name == name)
 
 
-def random_params(learn, start, key=0):
+def random_params(learn, start, key=0, timed=False):
     """Parameters far from those that evolution begins with."""
-    params = meta.init_params(meta.LossSpec(learn, start, 16), jax.random.key(key))
+    params = meta.init_params(meta.LossSpec(learn, start, 16, timed=timed), jax.random.key(key))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(key + 1), len(leaves))
     return tree.unflatten([jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
@@ -46,10 +46,10 @@ def random_params(learn, start, key=0):
 
 # --- Losses -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("start", START)
-@pytest.mark.parametrize("key", range(5))
-def test_the_drift_is_never_negative_and_nothing_at_ratio_1(start, key):
-    spec = meta.LossSpec("policy", start, 16)
-    objective = meta.learned_policy_objective(spec, random_params("policy", start, key)["policy"])
+@pytest.mark.parametrize(("key", "timed"), [(0, False), (1, False), (2, False), (3, True), (4, True)])
+def test_the_drift_is_never_negative_and_nothing_at_ratio_1(start, key, timed):
+    spec = meta.LossSpec("policy", start, 16, timed=timed)
+    objective = meta.learned_policy_objective(spec, random_params("policy", start, key, timed)["policy"], 0.7)
     advantage = jnp.linspace(-3.0, 3.0, 13)
     at_1, slope = jax.vmap(jax.value_and_grad(lambda r, a: objective(r, a, AGENT)), (None, 0))(1.0, advantage)
     assert (at_1 == -advantage).all() and (slope == -advantage).all()
@@ -58,12 +58,15 @@ def test_the_drift_is_never_negative_and_nothing_at_ratio_1(start, key):
     assert (drift >= -1e-5).all() and drift.max() > 0.1
 
 
-def test_evolution_from_the_hand_written_loss_begins_with_exactly_that_loss():
-    params = meta.init_params(meta.LossSpec("both", "handwritten", 16), jax.random.key(3))
-    learned = meta.learned_objectives(meta.LossSpec("both", "handwritten", 16), params)
+@pytest.mark.parametrize("changes", [{}, {"scaled": True}, {"timed": True}], ids=str)
+def test_evolution_from_the_hand_written_loss_begins_with_exactly_that_loss(changes):
+    spec = meta.LossSpec("both", "handwritten", 16, **changes)
+    learned = meta.learned_objectives(spec, meta.init_params(spec, jax.random.key(3)), 0.5)
     x, y, z = jax.random.normal(jax.random.key(0), (3, 1000)) * jnp.array([[1.0], [3.0], [1.0]])
+    handwritten = meta.LOSSES["hand-written"](spec, {}, 0.5)
+    value_objective = handwritten.keywords["value_objective"] if spec.scaled else ppo.clipped_squared_error
     for name, arguments, written in (
-        ("value_objective", (x, y, z), ppo.clipped_squared_error),
+        ("value_objective", (x, y, z), value_objective),
         ("policy_objective", (jnp.exp(x), y), ppo.clipped_surrogate),
     ):
         for function in (lambda f, *a: f(*a, AGENT), lambda f, *a: jax.grad(lambda v: f(v, *a[1:], AGENT).sum())(a[0])):
@@ -87,6 +90,50 @@ def test_what_is_learned_and_only_that_changes_the_loss(learn, start):
         assert (objectives["policy_objective"](x + 1.0, -x, AGENT) != ppo.clipped_surrogate(x + 1.0, -x, AGENT)).any()
         extreme = objectives["policy_objective"](jnp.array([1e-30, 1e30]), jnp.array([1.0, -1.0]), AGENT)
         assert jnp.isfinite(extreme).all()
+
+
+def test_in_units_a_loss_does_not_depend_on_the_size_of_rewards():
+    value, target, old = jnp.array([1.0, 2.0, 4.0]), jnp.array([3.0, 6.0, 9.0]), jnp.array([2.0, 6.0, 8.0])
+    objective = meta.in_units(ppo.clipped_squared_error)
+    unit = math.sqrt(6.0 + 2.0 / 3.0)  # variance of the targets, mean of (1, 0, 1)
+    by_hand = []
+    for v, t, o in zip(value.tolist(), target.tolist(), old.tolist(), strict=True):
+        clipped = o / unit + min(max((v - o) / unit, -AGENT.clip_eps), AGENT.clip_eps)
+        by_hand.append(0.5 * max((v - t) ** 2 / unit**2, (clipped - t / unit) ** 2))
+    np.testing.assert_allclose(objective(value, target, old, AGENT), by_hand, rtol=1e-5)
+    for size in (1e-3, 1e3):
+        np.testing.assert_allclose(objective(size * value, size * target, size * old, AGENT), by_hand, rtol=1e-3)
+    same = jnp.full(3, 5.0)  # targets that are all alike, and an old value that is right: nothing to learn, no NaN
+    assert (jax.grad(lambda v: objective(v, same, same, AGENT).sum())(same) == 0.0).all()
+
+
+@pytest.mark.parametrize("learn", LEARN)
+def test_a_timed_loss_and_no_other_changes_over_a_training(learn):
+    x, y = jnp.array([0.5, 1.5, 3.0]), jnp.array([1.0, -1.0, 2.0])
+    arguments = {"value_objective": (x, y, 0.5 * x), "policy_objective": (x, y)}
+    for timed in (False, True):
+        spec, params = meta.LossSpec(learn, "scratch", 16, timed=timed), random_params(learn, "scratch", timed=timed)
+        early, late = (meta.learned_objectives(spec, params, progress) for progress in (0.0, 1.0))
+        for name in early:
+            values = [objectives[name](*arguments[name], AGENT) for objectives in (early, late)]
+            assert (values[0] != values[1]).any() == timed
+
+
+def test_a_timed_loss_is_told_how_much_of_the_training_is_done():
+    """A critic whose loss is off until half of it is done, and the bits of plain training where the loss stays."""
+    agent = ppo.Config(total_timesteps=4 * 64, num_steps=16, num_minibatches=2, hidden_size=8)
+    timed = meta.LossSpec("value", "scratch", 4, timed=True)
+
+    def late(progress):
+        return lambda *args: ppo.ppo_loss(
+            *args, value_objective=lambda v, t, o, config: jnp.where(progress >= 0.5, (v - t) ** 2, 0.0)
+        )
+
+    _, metrics = jax.jit(meta.make_agent_train(agent, timed, late))(jax.random.key(0))
+    assert ((metrics["value_loss"] > 0.0) == jnp.array([False, False, True, True])).all()
+    expected = jax.jit(ppo.make_train(agent))(jax.random.key(0))
+    found = jax.jit(meta.make_agent_train(agent, timed, lambda progress: ppo.ppo_loss))(jax.random.key(0))
+    assert jax.tree.all(jax.tree.map(lambda x, y: (raw(x) == raw(y)).all(), found, expected))
 
 
 def test_dpo_is_its_closed_form():
@@ -126,6 +173,21 @@ def test_zscores_are_in_standard_deviations_with_nan_as_the_lowest():
     cost = meta.shape_fitness(jnp.array([1.0, 2.0, jnp.nan, 6.0]), "zscore", jax.random.key(0))
     values = np.array([1.0, 2.0, 1.0, 6.0])
     np.testing.assert_allclose(cost, -(values - values.mean()) / values.std(), rtol=1e-5)
+
+
+def test_each_environment_has_one_vote_whatever_its_returns_size():
+    returns = jnp.array([[1.0, -10.0], [2.0, -30.0], [3.0, -20.0], [9.0, -40.0]])
+    # ranks from 0, the best: 3, 2, 1, 0 and 0, 2, 1, 3; so votes are 3, 4, 2, 3
+    expected = np.array([0.0, 0.5, -0.5, 0.0])
+    np.testing.assert_allclose(meta.shape_returns(returns, "rank"), expected, atol=1e-6)
+    np.testing.assert_allclose(meta.shape_returns(returns * jnp.array([1.0, 1e4]), "rank"), expected, atol=1e-6)
+    with_nan = meta.shape_returns(returns.at[2, 0].set(jnp.nan), "rank")
+    assert with_nan.argmax() == 2 and jnp.isfinite(with_nan).all()  # the best in one place has failed in the other
+    for how in ("rank", "zscore"):
+        alone = meta.shape_returns(returns[:, :1], how)
+        assert (alone == meta.shape_fitness(returns[:, 0], how)).all()
+    both = meta.shape_returns(jnp.stack([returns[:, 0]] * 2, axis=1), "zscore")
+    np.testing.assert_allclose(both, meta.shape_fitness(returns[:, 0], "zscore"), rtol=1e-4)
 
 
 def test_relative_returns_put_the_baseline_at_1_also_where_returns_are_negative():
@@ -192,14 +254,15 @@ def test_a_plateau_moves_nothing(strategy, monkeypatch):
 # --- The loop ---------------------------------------------------------------------------------------------------------
 class Trained(NamedTuple):
     params: jax.Array
+    num_updates: int = 0
 
 
-def stub_train(agent, loss_fn):
+def stub_train(agent, loss_fn=ppo.ppo_loss):
     """In place of PPO: an agent whose return says how near the value loss's slope at error 1 is to 5, in e-folds."""
     objective = loss_fn.keywords["value_objective"] if loss_fn is not ppo.ppo_loss else ppo.clipped_squared_error
 
-    def train(key):
-        slope = jax.grad(lambda value: objective(value, 0.0, 1.0, agent))(1.0)
+    def train(key, state=None, num_updates=10):
+        slope = jax.grad(lambda value: objective(value, jnp.zeros(()), jnp.ones(()), agent))(1.0)
         distance = jnp.abs(jnp.log(jnp.maximum(slope, 1e-3) / 5.0))
         returns = jnp.full(10, -distance).at[0].set(jnp.nan)  # no episode ended in the first update
         return Trained(slope), {"episode_return": returns, "episode_count": jnp.ones(10).at[0].set(0)}
@@ -302,7 +365,7 @@ def test_outcomes_are_the_mean_over_known_returns_and_the_last_tenth(unknown, ex
 OTHER = dict(
     env_ids=("CartPole-v1", "Acrobot-v1"), learn="both", start="scratch", loss_hidden_size=5, population=6,
     generations=3, seeds_per_candidate=2, fitness="final", fitness_shaping="zscore", strategy="SNES", std_init=0.2,
-    std_decay=0.9, es_lr=0.1, es_lr_decay=0.9,
+    std_decay=0.9, es_lr=0.1, es_lr_decay=0.9, scaled=True, timed=True,
 )  # fmt: skip
 
 
@@ -488,6 +551,16 @@ def test_a_loss_is_read_as_it_was_written_and_trains(learn, tmp_path):
             all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
             and np.isfinite(metrics["value_loss"]).all()
         )
+
+
+def test_a_timed_loss_is_trained_with_by_load_train_alone(tmp_path):
+    config = replace(TINY, timed=True, scaled=True)
+    save(tmp_path / "learned_loss.npz", config)
+    with pytest.raises(ValueError, match=r"changes over a training: use load_train"):
+        meta.load_loss(tmp_path)
+    agent = meta.agent_config(config, "CartPole-v1")
+    shapes = jax.eval_shape(meta.load_train(tmp_path, agent), jax.random.key(0))
+    assert shapes == jax.eval_shape(ppo.make_train(agent), jax.random.key(0))
 
 
 # --- Statistics -------------------------------------------------------------------------------------------------------

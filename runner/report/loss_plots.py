@@ -8,6 +8,7 @@ from runner.report.plots import plt, save
 from runner.report.stats import mean_interval
 
 COLORS = {"learned": "tab:blue", "hand-written": "tab:orange"}
+COLORS |= {"learned, at the start": "tab:blue", "learned, at the end": "tab:purple"}
 GRID = 201  # points along an axis
 
 
@@ -32,30 +33,35 @@ def fitness(path, config, metrics, baseline):
 
 
 def losses(run_dir, module, config, params):
-    """value_loss.png and drift.png, of the terms that were learned."""
-    objectives = module.learned_objectives(module.loss_spec(config), params)
-    agent = module.agent_config(config, config.env_ids[0])
-    if "value_objective" in objectives:
-        value_loss(run_dir / "value_loss.png", agent, objectives["value_objective"], module.ppo.clipped_squared_error)
-    if "policy_objective" in objectives:
+    """value_loss.png and drift.png, of the terms that were learned; of a timed loss as it begins and as it ends."""
+    spec, agent = module.loss_spec(config)._replace(scaled=False), module.agent_config(config, config.env_ids[0])
+    moments = {"learned, at the start": 0.0, "learned, at the end": 1.0} if spec.timed else {"learned": 0.0}
+    objectives = {name: module.learned_objectives(spec, params, progress) for name, progress in moments.items()}
+    if "value" in params:
+        learned = {name: terms["value_objective"] for name, terms in objectives.items()}
+        handwritten = {"hand-written": module.ppo.clipped_squared_error}
+        value_loss(run_dir / "value_loss.png", agent, learned | handwritten, config.scaled)
+    if "policy" in params:
+        learned = {name: terms["policy_objective"] for name, terms in objectives.items()}
         handwritten = {"PPO": module.ppo.clipped_surrogate, "DPO": module.dpo_objective}
-        drifts(run_dir / "drift.png", agent, {"learned": objectives["policy_objective"]} | handwritten)
+        drifts(run_dir / "drift.png", agent, learned | handwritten)
 
 
-def value_loss(path, agent, learned, handwritten):
-    """The value loss and its derivative over (value - target), before the first step and after one of 1."""
-    error = jnp.linspace(-50.0, 50.0, GRID)
+def value_loss(path, agent, objectives, scaled):
+    """Value losses and their derivatives over (value - target), before the first step and after one of 1, or 0.1."""
+    reach, step = (5.0, 0.1) if scaled else (50.0, 1.0)
+    error = jnp.linspace(-reach, reach, GRID)
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained")
-    for name, objective in (("learned", learned), ("hand-written", handwritten)):
-        for moved, style in ((0.0, "-"), (1.0, "--")):
+    for name, objective in objectives.items():
+        for moved, style in ((0.0, "-"), (step, "--")):
             old = error + moved * jnp.sign(error)  # the value has come nearer to the target, which is 0, by so much
             values = objective(error, jnp.zeros(GRID), old, agent)
             slopes = jax.vmap(jax.grad(lambda v, o, f=objective: f(v, jnp.zeros(()), o, agent)))(error, old)
-            text = f"{name}, {'value moved by 1 towards the target' if moved else 'value = old value'}"
+            text = f"{name}, {f'value moved by {step:g} towards the target' if moved else 'value = old value'}"
             for axis, y in zip(axes, (values, slopes), strict=True):
                 axis.plot(error, y, style, color=COLORS[name], label=text, linewidth=2)
     for axis, name in zip(axes, ("value loss", "its derivative by value"), strict=True):
-        axis.set(xlabel="value - target", ylabel=name)
+        axis.set(xlabel="value - target" + (", in units of the targets' spread" if scaled else ""), ylabel=name)
         axis.set_yscale("symlog", linthresh=0.1)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
