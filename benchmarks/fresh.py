@@ -25,16 +25,18 @@ SEEDS = 4
 TRIED = {
     "brax": ("brax/inverted_pendulum-spring", 500_000),
     "craftax": ("craftax/classic-symbolic", 100_000),
+    "jaxmarl": ("jaxmarl/MPE_simple_spread_v3", 500_000),
     "jumanji": ("jumanji/Snake-v1", 200_000),
     "navix": ("navix/Empty-5x5", 200_000),
     "pgx": ("pgx/connect_four", 200_000),
     "playground": ("playground/CartpoleBalance", 500_000),
     "xminigrid": ("xminigrid/Empty-5x5", 200_000),
 }
+OWN = {"jaxmarl": {"num_envs": 48}}  # rows of whole games of three agents
 
 
-def settings(env_id, steps):
-    return LARGE | {"lr": 1e-3} | base("ppo", env_id) | {"total_timesteps": steps}
+def settings(suite, env_id, steps):
+    return LARGE | {"lr": 1e-3} | base("ppo", env_id) | OWN.get(suite, {}) | {"total_timesteps": steps}
 
 
 def fresh(suite, folder):
@@ -47,7 +49,7 @@ def fresh(suite, folder):
     for words in (["-r", "requirements.txt"], [f".[{suite}]"]):
         subprocess.run([python, "-m", "pip", "install", "-q", *words], cwd=clone, check=True)
     installed = time.monotonic()
-    words = ["ppo.py", "--env-id", env_id, *flags(settings(env_id, steps)), "--num-seeds", str(SEEDS)]
+    words = ["ppo.py", "--env-id", env_id, *flags(settings(suite, env_id, steps)), "--num-seeds", str(SEEDS)]
     run = [python, *words, "--eval-episodes", "8", "--no-compile-cache", "--run-dir", "run"]
     subprocess.run(run, cwd=clone, check=True)
     end = time.monotonic()
