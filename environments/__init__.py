@@ -19,10 +19,13 @@ from environments import (
     particles,
     pgx,
     playground,
+    water_world,
     xminigrid,
 )
 from environments.cart_pole_swing_up import CartPoleSwingUp, CartPoleSwingUpHard
 from environments.checking import check as check
+from environments.flocking import Flocking
+from environments.lanes import Lanes
 from environments.position_only_cartpole import PositionOnlyCartPole
 
 SUITES = {suite.SUITE: suite for suite in (brax, craftax, xminigrid, pgx, jumanji, playground, navix, jaxmarl)}
@@ -30,6 +33,9 @@ ENVIRONMENTS = {
     "PositionOnlyCartPole-v1": PositionOnlyCartPole,
     "CartPoleSwingUp-easy": CartPoleSwingUp,
     "CartPoleSwingUp-hard": CartPoleSwingUpHard,
+    "WaterWorld-single": water_world.WaterWorld,
+    "WaterWorld-several": water_world.several,
+    "Flocking": lambda: Lanes(Flocking()),
 }
 ENVIRONMENTS |= particles.ENVIRONMENTS | control.ENVIRONMENTS
 ENVIRONMENTS |= {
