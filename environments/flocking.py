@@ -1,7 +1,7 @@
 """Flocking: boids that steer by what they see of their neighbours, so that they keep together and do not collide.
 
-The energies are those of JAX MD's notebook on flocking (Schoenholz and Cubuk 2020, arXiv:1912.04232). The task, with its
-numbers, is EvoJAX's (Tang et al. 2022, arXiv:2202.05008). Boids are of Reynolds 1987.
+The task, with its numbers, is EvoJAX's (Tang et al. 2022, arXiv:2202.05008), after Reynolds 1987 ("Flocks, Herds and
+Schools"). The energies are those of JAX MD's notebook on flocking (Schoenholz and Cubuk 2020, arXiv:1912.04232).
 """
 
 import jax

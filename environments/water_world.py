@@ -1,7 +1,7 @@
 """Water world: agents swim in a box among food and poison that drift about, and sense what is around them by rays.
 
-The task is of Karpathy's REINFORCEjs, with many agents of Gupta et al. 2017 ("Cooperative Multi-agent Control Using Deep
-Reinforcement Learning"). The numbers are those of EvoJAX (Tang et al. 2022, arXiv:2202.05008), which has both.
+The task is of Karpathy's REINFORCEjs; with several agents, of Gupta et al. 2017 ("Cooperative Multi-Agent Control Using
+Deep Reinforcement Learning"). The numbers are those of EvoJAX (Tang et al. 2022, arXiv:2202.05008), which has both.
 """
 
 import functools
@@ -120,9 +120,7 @@ class WaterWorld(Environment):
         velocity = jnp.concatenate([state.item_velocity, state.agent_velocity])
         others = ~jnp.eye(self.num_agents, dtype=bool)
         there = jnp.concatenate([jnp.broadcast_to(~state.eaten, (self.num_agents, self.num_items)), others], axis=1)
-        rays = jax.vmap(self.sense, (0, 0, None, None, None, None))(
-            state.agent, there, discs, kind, velocity, params
-        )
+        rays = jax.vmap(self.sense, (0, 0, None, None, None, None))(state.agent, there, discs, kind, velocity, params)
         obs = jnp.concatenate([rays.reshape(self.num_agents, -1), state.agent_velocity / params.radius], axis=1)
         return self.by_agent(obs)
 

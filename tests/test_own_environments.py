@@ -9,6 +9,7 @@ import pytest
 import environments
 from environments import check
 from environments.cart_pole_swing_up import State
+from environments.lanes import OneGame
 
 
 # --- Cart-pole swing-up -----------------------------------------------------------------------------------------------
@@ -100,7 +101,9 @@ def test_the_check_command_finds_no_fault(env_id):
 @pytest.mark.parametrize("env_id", [name for name in OWN if name != "PositionOnlyCartPole-v1"])
 def test_pictures_of_our_own(env_id):
     env, params = gymnax.make(env_id)
-    _, state = env.reset(jax.random.key(0), params)
-    state = jax.tree.map(np.asarray, state)
-    frame = env.render(state)
-    assert frame.shape == (240, 240, 3) and frame.dtype == np.uint8 and len(np.unique(frame.reshape(-1, 3), axis=0)) > 2
+    game = OneGame(env)
+    _, state = game.reset(jax.random.key(0), params)
+    states = game.states(jax.tree.map(lambda x: x[None], state))
+    frame = env.render(jax.tree.map(lambda x: np.asarray(x)[0], states))
+    assert frame.shape in ((240, 240, 3), (480, 480, 3)) and frame.dtype == np.uint8
+    assert len(np.unique(frame.reshape(-1, 3), axis=0)) > 2
