@@ -147,23 +147,19 @@ class WaterWorld(Environment):
         return spaces.Discrete(len(DIRECTIONS))
 
     def observation_space(self, params=None):
-        ray = [*[0.0] * self.num_kinds, -jnp.inf, -jnp.inf], [*[1.0] * self.num_kinds, jnp.inf, jnp.inf]
-        low, high = (jnp.array([*bounds * SENSORS, *bounds[-2:]]) for bounds in ray)
+        low = jnp.array([0.0] * self.num_kinds + [-jnp.inf] * 2)  # of a ray
+        high = jnp.array([1.0] * self.num_kinds + [jnp.inf] * 2)
+        low, high = (jnp.append(jnp.tile(x, SENSORS), x[-2:]) for x in (low, high))
         return spaces.Box(low, high, low.shape, jnp.float32)
 
     def render(self, state):
-        """The box: food in green, poison in red, agents in blue, what is within reach of them shaded."""
-        params, extent = self.params, ((0.0, self.params.size),) * 2
-        left = ~state.eaten
-        colours = np.where(state.is_food[left, None], (60, 170, 60), (220, 50, 40))
-        sizes = (params.reach, self.num_agents), (params.radius, left.sum()), (params.radius, self.num_agents)
-        return draw_discs(
-            np.concatenate([state.agent, state.item[left], state.agent]),
-            np.concatenate([np.full(count, radius) for radius, count in sizes]),
-            [*[(225, 235, 250)] * self.num_agents, *colours, *[(40, 80, 220)] * self.num_agents],
-            extent,
-            size=round(4 * params.size / params.radius),  # so that discs are 8 pixels wide
-        )
+        """The box, discs 8 pixels wide: food green, poison red, agents blue, what is within their reach shaded."""
+        size, radius, agents, left = self.params.size, self.params.radius, self.num_agents, ~state.eaten
+        positions = np.concatenate([state.agent, state.item[left], state.agent])
+        radii = [self.params.reach] * agents + [radius] * (left.sum() + agents)
+        items = [(60, 170, 60) if food else (220, 50, 40) for food in state.is_food[left]]
+        colours = [(225, 235, 250)] * agents + items + [(40, 80, 220)] * agents
+        return draw_discs(positions, radii, colours, ((0.0, size), (0.0, size)), size=round(4 * size / radius))
 
 
 def inside(position, params):
@@ -173,13 +169,12 @@ def inside(position, params):
     return kept, kept != position
 
 
-# EvoJAX measures to the foot of the perpendicular from a disc's centre, on the wrong side of it for half of the discs;
-# here a ray ends where it enters the disc
 def to_discs(origin, directions, discs, radius):
     """Lengths of rays up to discs, (S, N), inf where they miss; below 0 where the origin is inside of a disc.
 
     Discs with their centres behind are not met. Args: origin (2,), directions (S, 2) of length 1, centres discs (N, 2).
     """
+    # EvoJAX measures to the point of the ray nearest to the centre; if the disc is on one side, to a point off the ray
     x, y = (discs - origin).T
     along = directions[:, :1] * x + directions[:, 1:] * y
     beside = directions[:, :1] * y - directions[:, 1:] * x
