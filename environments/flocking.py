@@ -136,10 +136,10 @@ def energies(position, heading, params):
     def near(reach):  # (1 - r)^3 for the others with r < 1, (A, A)
         return jnp.where(others, jnp.maximum(1.0 - distance / reach, 0.0) ** 3, 0.0)
 
-    align = params.align / 3.0 * near(params.align_distance) * (1.0 - own @ own.T) ** 2
+    align = params.align / 3.0 * near(params.align_distance) * (1.0 - (own[:, None] * own).sum(axis=-1)) ** 2
     avoid = params.avoid / 3.0 * near(params.avoid_distance)
 
-    forward = jnp.einsum("ijk,ik->ij", apart, own)  # how far ahead of i is j
+    forward = (apart * own[:, None]).sum(axis=-1)  # how far ahead of i is j
     in_view = others & (distance < params.cohesion_distance) & (forward > jnp.cos(params.view) * distance)
     towards = jnp.where(in_view[..., None], apart, 0.0).sum(axis=1)  # the mean has the same direction
     length = jnp.linalg.norm(towards, axis=1, keepdims=True)
