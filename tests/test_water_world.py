@@ -265,6 +265,11 @@ def test_several_agents_see_each_other():
     np.testing.assert_array_equal(moved[2], before[2])  # 240 px away
     beyond = obs_of(env)(state.replace(agent=state.agent.at[2].set(jnp.array([450.0, 320.0]))), params)
     np.testing.assert_array_equal(beyond[:2], before[:2])
+    both = state.replace(  # two at one place, who are equally near: the mean of their velocities
+        agent=state.agent.at[2].set(state.agent[1]), agent_velocity=jnp.array([[0.0, 0.0], [2.0, 0.0], [4.0, 6.0]])
+    )
+    row = np.asarray(obs_of(env)(both, params)[0, :6])
+    np.testing.assert_allclose(row, [1, 1, 1, 40 / 120, 0.3, 0.3], atol=1e-6)
 
 
 def test_water_world_does_not_depend_on_the_order_of_agents_and_items():
