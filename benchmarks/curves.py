@@ -16,14 +16,17 @@ from tasks import PLAYS
 
 from runner.report.plots import draw_band, finish_curves, plt, save
 
-COLORS = {"ppo": "tab:blue", "dqn": "tab:orange", "pqn": "tab:red", "ppo_rnn": "tab:green"}
+COLORS = {"ppo": "tab:blue", "dqn": "tab:orange", "pqn": "tab:red", "ppo_rnn": "tab:green", "apg": "tab:purple"}
 MOST_COLUMNS = 4
 
 
 def measured():
-    """The rows of results/curves.csv that benchmarks/suite.py wrote, in the order of the tables."""
+    """The rows of results/curves.csv that benchmarks/suite.py wrote, in the order of the tables.
+
+    But for evolutions, whose many env steps would leave the others no room.
+    """
     table = pd.read_csv(CURVES, keep_default_na=False)
-    table = table[table["command"].map(is_tuned)]
+    table = table[table["command"].map(is_tuned) & (table["script"] != "evolve_policy")]
     rank = {name: i for i, name in enumerate([*PLAYS["ppo"], *PLAYS])}
     return table.sort_values(["env_id", "script"], key=lambda names: names.map(rank), kind="stable")
 

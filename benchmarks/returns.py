@@ -37,9 +37,11 @@ def row(run_dir):
     scores = {f"final_{name}": final[key] for name, key in (*IQM, *MEAN)}
     scores |= {f"greedy_{name}": greedy[key] for name, key in IQM}
     timing, config = summary["timing"], record["config"]
+    # An evolution has generations
+    steps = config.get("total_timesteps", timing["env_steps"] // len(summary["members"]))
     return (
         {"script": record["script"], "env_id": config["env_id"], "env_params": config["env_params"]}
-        | {"seeds": point["seeds"], "nan_seeds": point["nan_seeds"], "total_timesteps": config["total_timesteps"]}
+        | {"seeds": point["seeds"], "nan_seeds": point["nan_seeds"], "total_timesteps": steps}
         | {name: "" if score is None else round(score, 3) for name, score in scores.items()}
         | {"train_seconds": round(timing["train_seconds"], 1)}
         | {"steps_per_second": round(timing["env_steps_per_second"])}

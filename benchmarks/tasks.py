@@ -35,12 +35,16 @@ ROBOTS = (
     "brax/halfcheetah-spring",
     "playground/CartpoleBalance",
 )
+SWING_UP = ("CartPoleSwingUp-easy", "CartPoleSwingUp-hard")
+FAST_ROBOTS = ("brax/inverted_pendulum-spring", "playground/CartpoleBalance")
 WORLDS = ("xminigrid/DoorKey-5x5", "craftax/classic-symbolic")
 PLAYS = {
-    "ppo": SMALL + CONTINUOUS + MINATAR + ROBOTS + WORLDS,
+    "ppo": SMALL + CONTINUOUS + SWING_UP + MINATAR + ROBOTS + WORLDS,
     "dqn": SMALL + MINATAR,
     "pqn": SMALL + MINATAR,
     "ppo_rnn": SMALL + CONTINUOUS + MINATAR,
+    "apg": ("Pendulum-v1", "Reacher-misc", *SWING_UP),
+    "evolve_policy": ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", *SWING_UP),
 }
 
 # What the search starts from: settings that it does not vary. {} are the script's defaults.
@@ -56,6 +60,7 @@ BASE = {
         "continuous": {"num_envs": 8, "num_steps": 256, "num_minibatches": 32, "update_epochs": 10, "lr": 3e-4}
         | {"ent_coef": 0.0}
         | NORMALIZED,
+        "swing_up": LARGE | {"ent_coef": 0.0} | NORMALIZED,
         "minatar": LARGE_BATCH | {"total_timesteps": 10_000_000},
         "robots": LARGE | {"lr": 1e-3, "ent_coef": 0.0} | NORMALIZED,
         "worlds": LARGE | {"lr": 1e-3},
@@ -80,6 +85,13 @@ BASE = {
     },
     # In MinAtar as many environments as the paper has there
     "pqn": {"small": {}, "minatar": {"total_timesteps": 10_000_000, "num_envs": 128, "exploration_fraction": 0.1}},
+    "apg": {"continuous": {"total_timesteps": 500_000}, "swing_up": {"total_timesteps": 1_000_000}},
+    # Episodes of the swing-up are five times as long as Pendulum's, for which the defaults were chosen
+    "evolve_policy": {
+        "small": {},
+        "continuous": {},
+        "swing_up": {"generations": 600, "episodes_per_candidate": 4, "std_init": 0.3, "es_lr": 0.1},
+    },
 }
 OWN = {
     "MountainCar-v0": NORMALIZED,  # its reward says nothing before the goal: PPO needs values near 1
@@ -112,6 +124,18 @@ SPACE = {
         "end_e": ("log", 5e-3, 1e-1),
         "exploration_fraction": ("lin", 0.05, 0.6),
     },
+    "apg": {
+        "lr": ("log", 3e-4, 1e-2),
+        "critic_lr": ("log", 1e-3, 2e-2),
+        "gamma": ("below_one", 3e-3, 1e-1),
+        "noise": ("lin", 0.05, 0.5),
+    },
+    "evolve_policy": {
+        "std_init": ("log", 0.05, 1.0),
+        "es_lr": ("log", 0.03, 0.5),
+        "std_decay": ("below_one", 1e-4, 2e-2),
+        "es_lr_decay": ("below_one", 1e-4, 2e-2),
+    },
 }
 POINTS = 8  # of which the first is the start itself
 SEARCH_SEED = 1000  # the first seed of a search; results are reported on seeds from 0
@@ -123,10 +147,10 @@ class Budget(NamedTuple):
     """What a search spends on each point."""
 
     seeds: int
-    steps: int
+    steps: int  # env steps, or generations
 
 
-GROUPS = {"minatar": MINATAR, "continuous": CONTINUOUS, "robots": ROBOTS, "worlds": WORLDS}
+GROUPS = {"minatar": MINATAR, "continuous": CONTINUOUS, "swing_up": SWING_UP, "robots": ROBOTS, "worlds": WORLDS}
 
 
 def group(env_id):
@@ -143,11 +167,20 @@ def base(script, env_id):
 
 def budget(script, env_id):
     """The same for every environment of a group; smaller where a step costs more."""
+    if script == "evolve_policy":
+        return Budget(seeds=2, steps=base(script, env_id).get("generations", 60))
     if group(env_id) == "minatar":
         return Budget(seeds=2, steps={"ppo": 1_000_000, "ppo_rnn": 500_000, "dqn": 300_000, "pqn": 1_000_000}[script])
+    if env_id in FAST_ROBOTS:
+        return Budget(seeds=4, steps=1_000_000)
     if group(env_id) in ("robots", "worlds"):
         return Budget(seeds=2, steps=250_000)
     return Budget(seeds=2 if script == "ppo_rnn" else 4, steps=500_000)
+
+
+def length(script):
+    """The field of Config that says how long to train."""
+    return "generations" if script == "evolve_policy" else "total_timesteps"
 
 
 def reported_seeds(env_id):

@@ -14,7 +14,7 @@ import json
 from dataclasses import asdict
 
 from suite import train
-from tasks import PLAYS, ROOT, RUNS, SEARCH_SEED, base, budget, draw_points, flags, read_tuned, write_tuned
+from tasks import PLAYS, ROOT, RUNS, SEARCH_SEED, base, budget, draw_points, flags, length, read_tuned, write_tuned
 from throughput import machine, read_rows, replace_rows
 
 OUTPUT = ROOT / "results" / "tuning.csv"
@@ -26,7 +26,7 @@ def tune(script, env_id):
     start, spent = base(script, env_id), budget(script, env_id)
     points = draw_points(script, defaults | start)
     swept = " ".join(f"{name}={','.join(str(point[name]) for point in points)}" for name in points[0])
-    settings = start | {"total_timesteps": spent.steps}
+    settings = start | {length(script): spent.steps}
     words = ["--env-id", env_id, *flags(settings), "--sweep", swept]
     words += ["--num-seeds", str(spent.seeds), "--seed", str(SEARCH_SEED), "--eval-episodes", "8"]
     run_dir = RUNS / "tuning" / script / env_id
@@ -37,12 +37,15 @@ def tune(script, env_id):
 
 
 def rows(script, env_id, start, spent, summary):
-    """A dict per point."""
+    """A dict per point; total_timesteps are env steps, or those of all episodes if each lasts as long as it may."""
+    steps = spent.steps
+    if length(script) != "total_timesteps":
+        steps = summary["timing"]["env_steps"] // len(summary["members"])
     for i, point in enumerate(summary["points"]):
         final, settings = point["final_return"], start | point["values"]
         yield (
-            {"script": script, "env_id": env_id, "total_timesteps": spent.steps, "point": i}
-            | {"settings": " ".join(f"{k}={v}" for k, v in settings.items() if k != "total_timesteps")}
+            {"script": script, "env_id": env_id, "total_timesteps": steps, "point": i}
+            | {"settings": " ".join(f"{k}={v}" for k, v in settings.items() if k != length(script))}
             | {"seeds": f"{SEARCH_SEED}-{SEARCH_SEED + spent.seeds - 1}", "nan_seeds": point["nan_seeds"]}
             | {key: "" if final[key] is None else round(final[key], 3) for key in ("iqm", "low", "high")}
             | {"chosen": i == summary["best_point"]}
