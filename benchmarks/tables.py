@@ -315,12 +315,15 @@ def suites_checks():
         for suite, own in table.groupby("suite", sort=False)
     ]
     text = markdown(["suite", "environments", "checked", "with faults", "notes"], rows)
-    faults = [[row["env_id"], row["findings"]] for row in table[table["faults"] > 0].to_dict("records")]
+    faults = []
+    for row in table[table["faults"] > 0].to_dict("records"):
+        lines = [line for line in row["findings"].split(" | ") if line.startswith("fault: ")]
+        faults.append([row["env_id"], "; ".join(line.removeprefix("fault: ") for line in lines)])
     refused = [
         [row["env_id"], row["findings"] or row["outcome"]]
         for row in table[table["outcome"] != "checked"].to_dict("records")
     ]
-    return text + "".join(f"\n{markdown(['environment', 'finding'], x)}" for x in (faults, refused) if x)
+    return text + "".join(f"\n{markdown(['environment', 'what is found'], x)}" for x in (faults, refused) if x)
 
 
 def evolution():

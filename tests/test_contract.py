@@ -23,6 +23,7 @@ import meta_evolve_loss as meta
 import ppo
 import ppo_rnn
 import pqn
+from environments.lanes import whole_games
 
 COMMON = {"episode_return", "episode_length", "episode_count", "env_steps", "grad_norm"}
 PPO_METRICS = COMMON | {
@@ -429,10 +430,12 @@ def test_every_box_environment_can_be_trained_on(name, env_id):
         with pytest.raises(ValueError, match=r"(continuous actions|acts in Box|no gradient).*use ppo\.py"):
             case.train(env_id=env_id)
         return
-    state, _ = jax.eval_shape(lambda key: case.train(env_id=env_id)(key, num_updates=1), jax.random.key(0))
+    rows = whole_games(getattr(env, "num_agents", 1), 4)
+    settings = {"env_id": env_id} | ({"num_envs": rows} if rows > 4 else {})
+    state, _ = jax.eval_shape(lambda key: case.train(**settings)(key, num_updates=1), jax.random.key(0))
     if case.script is evolve_policy:  # it keeps no observation, and no std but of actions drawn at random
         return
-    assert state.obs.shape == (4, np.prod(env.observation_space(env_params).shape))
+    assert state.obs.shape == (rows, np.prod(env.observation_space(env_params).shape))
     assert case.script is apg or ("log_std" in state.params["params"]) == continuous
 
 

@@ -17,7 +17,7 @@ def tuned_settings(script, env_id):
     Raises ValueError, naming the environments that are there, if there is no line for this one; for a copied script,
     saying how it gets some.
     """
-    tuned = tomllib.loads(TUNED.read_text())
+    tuned = read()
     if script not in tuned:
         raise ValueError(
             f"{TUNED} has no settings of {script}.py: if it is a copy, write the lines of the original there again,"
@@ -29,9 +29,14 @@ def tuned_settings(script, env_id):
     return tuned[script][env_id]
 
 
+def read():
+    """{script: {env_id: settings}}, of scripts that have any."""
+    return {script: lines for script, lines in tomllib.loads(TUNED.read_text()).items() if lines}
+
+
 def tuned_name(script):
     """The script whose settings these are: the script itself, or of a copy the one whose settings it has all."""
-    tuned = tomllib.loads(TUNED.read_text())
+    tuned = read()
     own = {field.name for field in dataclasses.fields(script.Config)}
     ancestors = [name for name in tuned if (SCRIPTS / f"{name}.py").exists() and config_fields(name) <= own]
     return script.name if script.name in tuned or not ancestors else ancestors[0]
