@@ -37,8 +37,7 @@ def row(run_dir):
     scores = {f"final_{name}": final[key] for name, key in (*IQM, *MEAN)}
     scores |= {f"greedy_{name}": greedy[key] for name, key in IQM}
     timing, config = summary["timing"], record["config"]
-    # An evolution has generations
-    steps = config.get("total_timesteps", timing["env_steps"] // len(summary["members"]))
+    steps = env_steps(config, summary)
     return (
         {"script": record["script"], "env_id": config["env_id"], "env_params": config["env_params"]}
         | {"seeds": point["seeds"], "nan_seeds": point["nan_seeds"], "total_timesteps": steps}
@@ -49,6 +48,11 @@ def row(run_dir):
         | made_with(record)
         | {"command": command(record)}
     )
+
+
+def env_steps(settings, summary):
+    """Env steps of a member: as its settings have it or, of an evolution, which has generations, those of a run."""
+    return settings.get("total_timesteps", summary["timing"]["env_steps"] // len(summary["members"]))
 
 
 def made_with(record):

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from actions import expected_best
+from actions import expected_best, text
 from suite import train
 from tasks import PPO_SPACE, ROOT, RUNS, SEARCH_SEED, draw, flags
 from throughput import machine, read_rows, replace_rows, write_rows
@@ -31,6 +31,7 @@ from throughput import machine, read_rows, replace_rows, write_rows
 import environments  # noqa: F401  registers those that are not gymnax's
 import meta_evolve_loss as meta
 from runner.loop.devices import Spread, everywhere, make_mesh, use_compile_cache
+from runner.plan.command_line import from_json
 from runner.report.plots import plt, save
 from runner.report.stats import mean_probability_of_improvement
 
@@ -102,10 +103,6 @@ def search(env_id, size):
             yield {"env_id": env_id, "point": point} | values.to_dict() | scores | machine()
 
 
-def text(x):
-    return round(float(x), 4) if np.isfinite(x) else ""
-
-
 def settings_of(searched, point):
     """{field: value} of a point, from the rows of its search."""
     row = searched[searched["point"] == point].iloc[0]
@@ -128,11 +125,15 @@ def votes_of(searched, env_ids):
 
 
 # --- Evolution --------------------------------------------------------------------------------------------------------
+def folder_of(rule, root):
+    return root / "rules" / rule.replace(", ", "-")
+
+
 def evolve(rule, settings, size, root):
     """Evolves a rule on the suite, from the hand-written loss with these settings; returns its folder."""
     fixed = {"total_timesteps": size.steps} | settings | EVOLVED | RULES[rule]
     words = ["--env-ids", *SUITE, *flags(fixed), "--eval-seeds", "0"]
-    run_dir = root / "rules" / rule.replace(", ", "-")
+    run_dir = folder_of(rule, root)
     train("meta_evolve_loss", words, run_dir, fixed)
     return run_dir
 
@@ -158,13 +159,9 @@ def contenders(searched, env_id, size, root):
         found[name] = Contender(dataclasses.replace(config, **settings), "hand-written", {})
     found["DPO, one setting"] = found[ONE_SETTING]._replace(loss="DPO")
     for rule in RULES:
-        run_dir = root / "rules" / rule.replace(", ", "-")
-        if (run_dir / "learned_loss.npz").exists():
-            loss = meta.read_loss(run_dir)
-            agent = {f.name: loss.config[f.name] for f in dataclasses.fields(meta.ppo.Config) if f.name != "env_id"}
-            own_fields = {f"loss_{k}" if k == "hidden_size" else k: v for k, v in loss.spec._asdict().items()}
-            evolved = dataclasses.replace(config, **agent | own_fields)
-            found[f"learned: {rule}"] = Contender(evolved, "learned", loss.learned)
+        if (folder_of(rule, root) / "learned_loss.npz").exists():
+            loss = meta.read_loss(folder_of(rule, root))
+            found[f"learned: {rule}"] = Contender(from_json(meta.Config, loss.config), "learned", loss.learned)
     return found
 
 

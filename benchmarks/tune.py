@@ -13,6 +13,7 @@ import importlib
 import json
 from dataclasses import asdict
 
+from returns import env_steps
 from suite import train
 from tasks import PLAYS, ROOT, RUNS, SEARCH_SEED, base, budget, draw_points, flags, length, read_tuned, write_tuned
 from throughput import machine, read_rows, replace_rows
@@ -38,9 +39,7 @@ def tune(script, env_id):
 
 def rows(script, env_id, start, spent, summary):
     """A dict per point; total_timesteps are env steps, or those of all episodes if each lasts as long as it may."""
-    steps = spent.steps
-    if length(script) != "total_timesteps":
-        steps = summary["timing"]["env_steps"] // len(summary["members"])
+    steps = env_steps({length(script): spent.steps}, summary)
     for i, point in enumerate(summary["points"]):
         final, settings = point["final_return"], start | point["values"]
         yield (

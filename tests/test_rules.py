@@ -103,7 +103,7 @@ def test_all_parts_follow_one_another_and_nothing_is_done_twice(stub, monkeypatc
     assert [loss for *_, loss, _ in stub] == (["hand-written"] * 3 + ["DPO", "learned"]) * len(rules.SUITE)
     learned = stub[4][0]
     assert replace(learned, learn="value", timed=False) == meta.Config(
-        total_timesteps=512, **(rules.start_of_evolution(table) | {"scaled": True})
+        env_ids=rules.SUITE, total_timesteps=512, **(rules.start_of_evolution(table) | rules.EVOLVED)
     )
     table = pd.read_csv(tmp_path / "rules.csv")
     assert table.groupby(["env_id", "loss"]).size().to_dict() == {
