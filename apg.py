@@ -34,7 +34,7 @@ class Config:
     env_id: str = "Pendulum-v1"  # an environment with Box actions whose step can be differentiated
     env_params: str = ""  # changes to the environment's own parameters, as in "gravity=20,max_steps_in_episode=200"
     total_timesteps: int = 300_000  # env steps over all envs of one agent; cut to whole updates
-    num_envs: int = 16  # N, environments stepped in parallel by one agent
+    num_envs: int = 4  # N, environments stepped in parallel by one agent; few, as a rollout is one step of the policy
     num_steps: int = 32  # T, the horizon: steps per environment and update
     truncation: int = 0  # gradients go back through so many steps at most; 0: through the whole horizon
     lr: float = 2e-3  # learning rate of the policy

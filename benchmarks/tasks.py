@@ -85,7 +85,10 @@ BASE = {
     },
     # In MinAtar as many environments as the paper has there
     "pqn": {"small": {}, "minatar": {"total_timesteps": 10_000_000, "num_envs": 128, "exploration_fraction": 0.1}},
-    "apg": {"continuous": {"total_timesteps": 500_000}, "swing_up": {"total_timesteps": 1_000_000}},
+    "apg": {
+        "continuous": {"total_timesteps": 500_000, "normalize_obs": True},
+        "swing_up": {"total_timesteps": 1_000_000, "num_envs": 16, "gamma": 0.99, "normalize_obs": True},
+    },
     # Episodes of the swing-up are five times as long as Pendulum's, for which the defaults were chosen
     "evolve_policy": {
         "small": {},

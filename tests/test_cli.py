@@ -198,7 +198,7 @@ OWN = {
         ("--truncation 33", ["truncation = 33 cuts nothing in num_steps = 32 steps: use 0"]),
         ("--truncation -1", ["truncation must be finite and not negative"]),
         ("--gamma 1.01", ["gamma must be in [0, 1], not 1.01 (default 0.95)"]),
-        ("--tuned", ["--tuned: ", "has no settings of apg.py"]),
+        ("--tuned --env-id PointRobot-misc", ["--tuned: no settings of apg.py are tuned for PointRobot-misc"]),
         ("--noise -0.1", ["noise must be finite and not negative"]),
         ("--total-timesteps 100", ["less than one update", "use at least"]),
         ("--critic-lr nan", ["critic_lr must be finite"]),
@@ -655,7 +655,7 @@ OTHERS = {
     "dqn": Promise(["--total-timesteps", "1e5"], 90, 150.0),
     # Two fifths of the default length: half-learned
     "pqn": Promise(["--total-timesteps", "2e5"], 195, 250.0),
-    "apg": Promise([], 585, -210.0),  # the default length; random actions: -1200
+    "apg": Promise([], 2343, -210.0),  # the default length; random actions: -1200
     # A quarter of the default episodes: random policies hold the pole for 20 steps
     "evolve_policy": Promise(
         ["--env-id", "CartPole-v1", "--generations", "18", "--episodes-per-candidate", "4"], 18, 400.0
