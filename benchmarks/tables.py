@@ -104,10 +104,10 @@ def overview(env_ids=ENVIRONMENTS, scripts=tuple(PLAYS)):
 
 
 def short_overview():
-    """Of the scripts that have been measured in all of these that they can play, with about as many env steps."""
-    found = tuned_rows()
-    whole = (s for s in PLAYS if all((s, env_id) in found for env_id in TELLING if env_id in PLAYS[s]))
-    return overview(TELLING, tuple(s for s in whole if s != "evolve_policy"))
+    """Of the scripts that can play most of these, and have been measured in all that they can."""
+    found, plays = tuned_rows(), {s: set(TELLING) & set(env_ids) for s, env_ids in PLAYS.items()}
+    most = (s for s, env_ids in plays.items() if 2 * len(env_ids) > len(TELLING))
+    return overview(TELLING, tuple(s for s in most if all((s, env_id) in found for env_id in plays[s])))
 
 
 def steps_note(row):
@@ -320,10 +320,38 @@ def suites_checks():
         lines = [line for line in row["findings"].split(" | ") if line.startswith("fault: ")]
         faults.append([row["env_id"], "; ".join(line.removeprefix("fault: ") for line in lines)])
     refused = [
-        [row["env_id"], row["findings"] or row["outcome"]]
+        [row["env_id"], row["findings"].removeprefix("environments: ") or row["outcome"]]
         for row in table[table["outcome"] != "checked"].to_dict("records")
     ]
-    return text + "".join(f"\n{markdown(['environment', 'what is found'], x)}" for x in (faults, refused) if x)
+    titled = {"what is found": faults, "why it was not checked": refused}
+    return text + "".join(f"\n{markdown(['environment', title], x)}" for title, x in titled.items() if x)
+
+
+def gradients():
+    """APG, SHAC and PPO: the return at the end of training, and what it cost."""
+    rows = []
+    for (env_id, method), own in pd.read_csv(RESULTS / "gradients.csv").groupby(["env_id", "method"], sort=False):
+        last = own.iloc[-1]
+        costs = [f"{last['seconds']:,.0f} s", f"{last['compile_seconds']:,.0f} s"]
+        returns = interval(last, "iqm", "low", "high")
+        rows.append([env_id, method, last["seeds"], f"{last['env_steps']:,.0f}", returns, last["nan_seeds"], *costs])
+    return markdown(["environment", "method", "seeds", "env steps", "IQM", "NaN", "training", "compiling"], rows)
+
+
+def strategies():
+    """A task per line, a strategy per column: the return of the policy that evolved."""
+    table = pd.read_csv(RESULTS / "strategies.csv")
+    last = table.groupby(["env_id", "strategy"], sort=False).last()
+    names = list(dict.fromkeys(table["strategy"]))
+    rows = []
+    for env_id, own in table.groupby("env_id", sort=False):
+        there = [(env_id, name) in last.index for name in names]
+        cells = [
+            interval(last.loc[(env_id, name)], "greedy_iqm", "greedy_low", "greedy_high") if known else ""
+            for name, known in zip(names, there, strict=True)
+        ]
+        rows.append([env_id, f"{own['env_steps'].max() / 1e6:.3g}M", *cells])
+    return markdown(["task", "env steps", *names], rows)
 
 
 def evolution():
@@ -467,6 +495,8 @@ LATER = {
     SUITES_OUTPUT: suites_speed,
     RESULTS / "fresh.csv": suites_fresh,
     RESULTS / "checks.csv": suites_checks,
+    RESULTS / "gradients.csv": gradients,
+    RESULTS / "strategies.csv": strategies,
 }
 MADE = (*MADE, *(table for path, table in LATER.items() if path.exists()))  # once they are measured
 TABLES = {f.__name__: f for f in MADE} | {f"returns_{s}": functools.partial(script_returns, s) for s in PLAYS}

@@ -72,8 +72,9 @@ class JaxMarl(Adapter):
         self.env, self.num_agents, self.max_steps = env, env.num_agents, timed.max_steps
         timed.max_steps = NEVER  # its own limit would look like an end
         self.actions = [env.action_space(agent) for agent in env.agents]
-        if len({(type(space), space.shape) for space in self.actions}) > 1:
-            raise Unavailable(f"{type(env).__name__} has agents that act in different spaces: {self.actions}")
+        kinds = sorted({f"{type(space).__name__}{space.shape}" for space in self.actions})
+        if len(kinds) > 1:
+            raise Unavailable(f"{type(env).__name__} has agents that act in different spaces: {', '.join(kinds)}")
         self.sizes = [getattr(space, "n", 0) for space in self.actions]
         self.chosen = hasattr(env, "heuristic_policy") or len(set(self.sizes)) > 1
         self.num_masked = max(self.sizes) if self.chosen else 0
