@@ -357,8 +357,10 @@ def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
     shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
     image = {"mlp": None, "cnn": shape}[config.network]
+    with jax.ensure_compile_time_eval():  # bounds are numbers, also where all this is inside of a jit
+        action_space = env.action_space(env_params)
     num_masked, head = getattr(env, "num_masked", 0), (config.action_std, config.squash_actions)
-    return ActorCritic(env.action_space(env_params), config.hidden_size, config.activation, image, num_masked, *head)
+    return ActorCritic(action_space, config.hidden_size, config.activation, image, num_masked, *head)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------

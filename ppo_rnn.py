@@ -415,10 +415,10 @@ def make_network(config):
     env, env_params = make_env(config.env_id, config.env_params)
     shape = env._env._env.observation_space(env_params).shape  # inside LogWrapper and FlattenObservationWrapper
     image = {"mlp": None, "cnn": shape}[config.network]
+    with jax.ensure_compile_time_eval():  # bounds are numbers, also where all this is inside of a jit
+        action_space = env.action_space(env_params)
     sizes, head = (config.embedding_size, config.cell, config.hidden_size), (config.action_std, config.squash_actions)
-    return RecurrentActorCritic(
-        env.action_space(env_params), *sizes, config.activation, image, config.kernel_size, *head
-    )
+    return RecurrentActorCritic(action_space, *sizes, config.activation, image, config.kernel_size, *head)
 
 
 def unroll(network, params, carry, obs, done):

@@ -187,6 +187,25 @@ def test_without_bounds_nothing_is_squashed(script, config, tmp_path, monkeypatc
     assert "squash_actions needs bounds, and the actions of Unbounded-probe have none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("script", "config"), [(ppo, PPO), (ppo_rnn, RNN)])
+@pytest.mark.parametrize("env_id", ["PointRobot-misc", "Reacher-misc"])  # whose bounds are arrays
+def test_actions_are_squashed_also_where_everything_is_made_inside_of_a_jit(env_id, script, config):
+    """As the runner makes it: training inside of one program, the policy inside of evaluation's."""
+    config = replace(config, env_id=env_id, squash_actions=True, total_timesteps=200)
+    state, metrics = jax.jit(lambda key: script.make_train(config)(key))(jax.random.key(0))
+    assert np.isfinite(metrics["policy_loss"]).all()
+    env, env_params = script.make_env(env_id)
+    low, high = (getattr(env.action_space(env_params), name) for name in ("low", "high"))
+
+    def sample(state, key):
+        init_carry, act = script.make_policy(config)
+        obs = env.reset(key, env_params)[0]
+        return act(state, init_carry(500), jnp.broadcast_to(obs, (500, *obs.shape)), key, greedy=False)[1]
+
+    drawn = jax.jit(sample)(state, jax.random.key(1))
+    assert (low <= drawn).all() and (drawn <= high).all() and drawn.std() > 0.3 * high[0]
+
+
 # --- Masks ------------------------------------------------------------------------------------------------------------
 def test_only_legal_values_are_left():
     values = jnp.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
