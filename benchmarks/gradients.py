@@ -41,10 +41,11 @@ TASKS = {
 METHODS = {"apg": "apg", "shac": "apg", "ppo": "ppo"}  # the script of each
 COLORS = {"apg": "tab:purple", "shac": "tab:green", "ppo": "tab:blue"}
 # Where runner/plan/tuned.toml has no settings for an environment: what the searches in continuous control started from
-SHAC, PPO = BASE["apg"]["continuous"], BASE["ppo"]["continuous"]
+START = {"shac": BASE["apg"]["continuous"], "ppo": BASE["ppo"]["continuous"]}
 # Nothing is searched without a critic: chosen by hand in Reacher-misc, on seeds 1000 to 1002
-APG = SHAC | {"critic": False, "num_steps": 100, "lr": 3e-3, "gamma": 0.99}
-OWN = {"PointRobot-misc": {"squash_actions": True}}  # a Gaussian of std 1 would be cut off at 0.1 in every step
+APG = START["shac"] | {"critic": False, "num_steps": 100, "lr": 3e-3, "gamma": 0.99}
+# A Gaussian of std 1 would be cut off at 0.1 in every step
+OWN = {("ppo", "PointRobot-misc"): {"squash_actions": True}}
 MAP = {"truncation": (1, 2, 5, 10, 25, 50, 100), "lr": (3e-4, 1e-3, 3e-3, 1e-2)}
 MAP_SETTINGS = {"env_id": "Reacher-misc", "critic": False, "num_envs": 16, "num_steps": 100, "total_timesteps": 320_000}
 
@@ -56,7 +57,7 @@ def settings_of(method, env_id, steps=None):
     if method == "apg":
         return APG | common
     tuned = read_tuned().get(METHODS[method], {}).get(env_id)
-    return (tuned or (PPO | OWN.get(env_id, {}) if method == "ppo" else SHAC)) | common
+    return (tuned or START[method] | OWN.get((method, env_id), {})) | common
 
 
 def run(method, env_id, seeds, steps=None, root=RUNS):
